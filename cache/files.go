@@ -1,0 +1,248 @@
+package cache
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// files is the folder of a store: the only place that names paths and makes
+// the system calls that durability depends on.
+//
+// The order for content is: write, fdatasync, rename into blobs/, sync of the
+// folder. What has a name under blobs/ was verified and is whole.
+type files struct {
+	root string
+	boot [16]byte
+}
+
+// layout makes the folders that are missing.
+func (x files) layout() error {
+	for _, d := range []string{"blobs/sha256", "blobs/sha512", "fills", "index", "refs"} {
+		if err := os.MkdirAll(filepath.Join(x.root, d), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x files) blobPath(d v1.Hash) string { return filepath.Join(x.root, "blobs", d.Algorithm, d.Hex) }
+
+func (x files) fillDir(d v1.Hash) string {
+	return filepath.Join(x.root, "fills", d.Algorithm+"-"+d.Hex)
+}
+
+func (x files) fillData(d v1.Hash) string { return filepath.Join(x.fillDir(d), "data") }
+
+// openBlob opens verified content; fs.ErrNotExist if it is not here.
+func (x files) openBlob(d v1.Hash) (*os.File, int64, error) {
+	f, err := os.Open(x.blobPath(d))
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file: %w", f.Name(), fs.ErrInvalid)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
+}
+
+func (x files) blobSize(d v1.Hash) (int64, bool) {
+	info, err := os.Lstat(x.blobPath(d))
+	if err != nil || !info.Mode().IsRegular() {
+		return 0, false
+	}
+	return info.Size(), true
+}
+
+// openFill opens the data and the record of a fill, new or left by an earlier one.
+func (x files) openFill(d v1.Hash) (*os.File, *ledger, error) {
+	dir := x.fillDir(d)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	data, err := os.OpenFile(x.fillData(d), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := openLedger(dir, x.boot)
+	if err != nil {
+		return nil, nil, errors.Join(err, data.Close())
+	}
+	if have := l.spans(); len(have) > 0 {
+		if info, err := data.Stat(); err != nil || info.Size() < have[len(have)-1].End {
+			l.size, l.bits = -1, nil // the record outlived its data
+		}
+	}
+	return data, l, nil
+}
+
+// commit gives verified content its name.
+func (x files) commit(d v1.Hash, data *os.File) error {
+	if err := datasync(data); err != nil {
+		return err
+	}
+	to := x.blobPath(d)
+	if err := os.Rename(x.fillData(d), to); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(to)); err != nil {
+		return err
+	}
+	return x.discardFill(d)
+}
+
+func (x files) discardFill(d v1.Hash) error { return os.RemoveAll(x.fillDir(d)) }
+
+// writeBlob stores small verified content in one go.
+func (x files) writeBlob(d v1.Hash, raw []byte) error {
+	if _, ok := x.blobSize(d); ok {
+		return nil
+	}
+	dir := x.fillDir(d) + ".put"
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	tmp := filepath.Join(dir, "data")
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	if err == nil {
+		err = datasync(f)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	to := x.blobPath(d)
+	if err := os.Rename(tmp, to); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
+
+// walkBlobs calls fn for all that has a name under blobs/.
+func (x files) walkBlobs(fn func(d v1.Hash, info fs.FileInfo)) error {
+	for _, alg := range []string{"sha256", "sha512"} {
+		err := readDir(filepath.Join(x.root, "blobs", alg), func(e fs.DirEntry) {
+			d := v1.Hash{Algorithm: alg, Hex: e.Name()}
+			if info, err := e.Info(); err == nil && info.Mode().IsRegular() && validDigest(d) {
+				fn(d, info)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// walkFills calls fn for each fill left on disk with the bytes that it takes.
+// What no fill can go on from is removed.
+func (x files) walkFills(fn func(d v1.Hash, taken int64)) error {
+	root := filepath.Join(x.root, "fills")
+	return readDir(root, func(e fs.DirEntry) {
+		alg, hx, _ := strings.Cut(e.Name(), "-")
+		d := v1.Hash{Algorithm: alg, Hex: hx}
+		info, err := os.Lstat(filepath.Join(root, e.Name(), "data"))
+		if err != nil || !validDigest(d) {
+			if validDigest(v1.Hash{Algorithm: alg, Hex: strings.TrimSuffix(hx, ".put")}) { // ours
+				_ = os.RemoveAll(filepath.Join(root, e.Name()))
+			}
+			return
+		}
+		fn(d, allocated(info))
+	})
+}
+
+// readDir calls fn for each entry, in batches so that memory stays bounded.
+func readDir(dir string, fn func(fs.DirEntry)) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		entries, err := f.ReadDir(512)
+		for _, e := range entries {
+			fn(e)
+		}
+		if len(entries) == 0 || err != nil {
+			if errors.Is(err, fs.ErrClosed) || len(entries) == 0 {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// writeFile replaces path by raw so that after a crash it is the old or the new.
+func writeFile(path string, raw []byte) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	if err == nil {
+		err = datasync(f)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func newHash(d v1.Hash) (hash.Hash, error) {
+	switch d.Algorithm {
+	case "sha256":
+		return sha256.New(), nil
+	case "sha512":
+		return sha512.New(), nil
+	default:
+		return nil, fmt.Errorf("digest algorithm %q is not supported; sha256 and sha512 are", d.Algorithm)
+	}
+}
+
+func matches(h hash.Hash, d v1.Hash) bool { return hex.EncodeToString(h.Sum(nil)) == d.Hex }
+
+// Matches reports whether raw has digest d.
+func Matches(d v1.Hash, raw []byte) bool {
+	h, err := newHash(d)
+	if err != nil {
+		return false
+	}
+	h.Write(raw)
+	return matches(h, d)
+}
+
+// validDigest keeps names that could leave the folder out of it.
+func validDigest(d v1.Hash) bool {
+	want := map[string]int{"sha256": 64, "sha512": 128}[d.Algorithm]
+	if want == 0 || len(d.Hex) != want {
+		return false
+	}
+	return strings.Trim(d.Hex, "0123456789abcdef") == ""
+}

@@ -1,0 +1,482 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// verifiedFirst is the size up to which content is verified before its first byte is served.
+const verifiedFirst = 1 << 20
+
+// errNoRoom ends a fill that the disk can't take; its readers are served straight through.
+var errNoRoom = errors.New("cache: no room on disk")
+
+// phase is how far a fill has come.
+type phase uint8
+
+const (
+	filling  phase = iota
+	verified       // all bytes landed and match the digest; being committed
+	failed         // err says why
+)
+
+// A fill brings one digest into the store. Its owner goroutine (run) starts
+// and joins the workers and the hasher, and alone ends it; everybody else
+// changes the state under mu and kicks the owner.
+type fill struct {
+	store  *Store
+	digest v1.Hash
+	kick   chan struct{} // holds one token: the owner should look again
+	done   chan struct{} // closed when the fill has left the store's table
+	file   *os.File      // the data; set before ready is closed, nil if none was needed
+	info   os.FileInfo   // of the file
+	ready  chan struct{} // closed once the file is open, or the fill has failed
+
+	mu      sync.Mutex // guards all below; leaf lock, no I/O under it
+	phase   phase
+	err     error // why it failed
+	size    int64 // confirmed by a source, -1 until then
+	hint    int64 // planned with until size is confirmed
+	landed  spans // in the file
+	taken   spans // landed or claimed by a request in flight
+	sources []*supply
+	readers []*Reader
+	waiters []*waiter
+	ledger  *ledger
+	active  int   // requests in flight
+	assumed bool  // the size is an earlier fill's; no source has confirmed it to this one
+	bad     bool  // what landed is wrong and about to be discarded
+	single  bool  // second attempt: one plain stream
+	rest    bool  // somebody's answer depends on the whole blob
+	rate    int64 // bytes a second that one connection brings
+	first   Span  // what the first reader asked for, before the size is known
+	orphan  bool  // the folder belongs to another daemon now: never commit
+
+	slot     bool         // holds one of the store's background slots; the owner's alone
+	reserved atomic.Int64 // bytes of the quota that the fill holds
+}
+
+// A supply is a source as one fill sees it. Guarded by the fill's mu.
+type supply struct {
+	Source
+	confirmed bool      // it has answered well: whoever joined through it may have the bytes
+	dead      error     // why it is not asked any more
+	last      error     // its latest failure
+	noRanges  bool      // sends the whole blob whatever is asked for
+	throttled bool      // one request at a time
+	failures  int       // in a row, without progress
+	since     time.Time // the first of these
+	retryAt   time.Time
+	active    int
+}
+
+// A waiter sleeps until the byte at pos is there, or the fill's state changes.
+type waiter struct {
+	pos  int64
+	wake chan struct{} // holds one token
+}
+
+func (w *waiter) signal() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func newFill(s *Store, d v1.Hash, ask Ask) *fill {
+	f := &fill{
+		store: s, digest: d, size: -1, hint: ask.Hint,
+		kick: make(chan struct{}, 1), done: make(chan struct{}), ready: make(chan struct{}),
+	}
+	f.first = firstSpan(ask)
+	return f
+}
+
+// firstSpan is what to ask a source for before the size is known; empty for an
+// unknown place (a suffix without a hint).
+func firstSpan(ask Ask) Span {
+	switch {
+	case ask.Off < 0 && ask.Hint > 0:
+		return Span{max(0, ask.Hint+ask.Off), ask.Hint}
+	case ask.Off < 0:
+		return Span{}
+	case ask.N < 0:
+		return Span{ask.Off, ask.Off + 1<<62}
+	default:
+		return Span{ask.Off, ask.Off + ask.N}
+	}
+}
+
+func (f *fill) wakeOwner() {
+	select {
+	case f.kick <- struct{}{}:
+	default:
+	}
+}
+
+// join adds a reader and its source. It returns errEnded if the reader has to
+// look again once the fill is done, and ErrUnconfirmed if the bytes are somebody else's so far.
+func (f *fill) join(r *Reader, src Source, ask Ask) (*supply, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase == failed {
+		return nil, errEnded
+	}
+	var own *supply
+	for _, s := range f.sources {
+		if s.Key() == src.Key() {
+			own = s
+		}
+	}
+	switch {
+	case own == nil && !ask.Confirmed && len(f.sources) > 0:
+		return nil, ErrUnconfirmed
+	case own == nil:
+		own = &supply{Source: src}
+		f.sources = append(f.sources, own)
+	case own.dead != nil: // a new reader is a new reason to ask
+		own.dead, own.failures, own.retryAt = nil, 0, time.Time{}
+	}
+	own.confirmed = own.confirmed || ask.Confirmed
+	r.ask = ask
+	if f.size >= 0 {
+		r.begin(f.size)
+	}
+	f.readers = append(f.readers, r)
+	f.waiters = append(f.waiters, &r.waiter)
+	f.wakeOwner()
+	return own, nil
+}
+
+// leave takes a reader away. The fill goes on.
+func (f *fill) leave(r *Reader) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.readers = remove(f.readers, r)
+	f.waiters = remove(f.waiters, &r.waiter)
+	f.wakeOwner()
+}
+
+// park ends a fill that nobody reads; it reports whether the fill goes on.
+func (f *fill) park() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.readers) == 0 {
+		f.settle(failed, errParked)
+	}
+	return f.phase == filling
+}
+
+// orphan cuts the fill off from its folder, which is another process's from
+// now on: it goes on for its readers, in a file without a name.
+func (f *fill) makeOrphan() {
+	f.mu.Lock()
+	f.orphan = true
+	f.mu.Unlock()
+	f.store.discard(f.digest)
+}
+
+// closeFiles lets go of the data and its record.
+func (f *fill) closeFiles() {
+	if f.file != nil {
+		_ = f.file.Close()
+		_ = f.ledger.file.Close()
+	}
+}
+
+func remove[T comparable](s []T, x T) []T {
+	for i := range s {
+		if s[i] == x {
+			s[i] = s[len(s)-1]
+			var zero T
+			s[len(s)-1] = zero
+			return s[:len(s)-1]
+		}
+	}
+	return s
+}
+
+// beginAll places the readers that came before the size was known. Called with mu held.
+func (f *fill) beginAll() {
+	for _, r := range f.readers {
+		r.begin(f.size)
+	}
+}
+
+// wakeAll tells every waiter that the state has changed. Called with mu held.
+func (f *fill) wakeAll() {
+	for _, w := range f.waiters {
+		w.signal()
+	}
+}
+
+// settle ends the fill's work, once. Called with mu held.
+func (f *fill) settle(p phase, err error) {
+	if f.phase != filling {
+		return
+	}
+	f.phase, f.err = p, err
+	f.wakeAll()
+	f.wakeOwner()
+}
+
+func (f *fill) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.settle(failed, err)
+}
+
+// errFor is the error that a reader of source s hears of a failed fill. Called with mu held.
+func (f *fill) errFor(s *supply) error {
+	if s != nil && s.dead != nil && !errors.Is(f.err, errNoRoom) && !errors.Is(f.err, ErrDamaged) {
+		return s.dead
+	}
+	return f.err
+}
+
+// run owns the fill: it returns when the content is committed, given up or parked.
+func (f *fill) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	defer func() {
+		cancel()
+		workers.Wait()
+		f.end()
+	}()
+	if !f.open() {
+		return
+	}
+	workers.Go(func() { f.verify(ctx) })
+	for {
+		next := f.step()
+		for _, r := range next.runs {
+			workers.Go(func() { f.fetch(ctx, r) })
+		}
+		if next.over {
+			return
+		}
+		if !f.sleep(ctx, next) {
+			return
+		}
+	}
+}
+
+// sleep waits for a reason to take the next step; false means that the store closes.
+func (f *fill) sleep(ctx context.Context, next step) bool {
+	var timer <-chan time.Time
+	if next.wait > 0 {
+		t := time.NewTimer(next.wait)
+		defer t.Stop()
+		timer = t.C
+	}
+	var slot chan<- struct{}
+	if next.wantSlot {
+		slot = f.store.background
+		f.store.count.idle.Add(1)
+		defer f.store.count.idle.Add(-1)
+	}
+	select {
+	case <-ctx.Done():
+		f.fail(ErrClosed)
+		return false
+	case <-f.kick:
+	case <-timer:
+	case slot <- struct{}{}:
+		f.slot = true
+	}
+	if f.slot && f.hasReaders() {
+		f.releaseSlot()
+	}
+	return true
+}
+
+func (f *fill) releaseSlot() {
+	if f.slot {
+		<-f.store.background
+		f.slot = false
+	}
+}
+
+func (f *fill) hasReaders() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.readers) > 0
+}
+
+// open makes the folder and the file, and takes up what an earlier fill has left.
+func (f *fill) open() bool {
+	defer close(f.ready)
+	if size, ok := f.store.files.blobSize(f.digest); ok { // committed while we were on our way
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.size = size
+		f.settle(verified, nil)
+		return false
+	}
+	file, ledger, err := f.store.files.openFill(f.digest)
+	if err == nil {
+		f.info, err = file.Stat()
+	}
+	if err != nil {
+		f.store.diskTrouble("start a fill", err)
+		f.fail(errNoRoom)
+		return false
+	}
+	f.reserved.Store(f.store.unpark(f.digest))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.file, f.ledger = file, ledger
+	if ledger.size >= 0 {
+		f.size, f.landed = ledger.size, ledger.spans()
+		f.taken, f.assumed = slices.Clone(f.landed), true
+		f.beginAll()
+		f.wakeAll()
+	}
+	return true
+}
+
+// end puts the fill away: committed, kept for later, or discarded.
+func (f *fill) end() {
+	f.releaseSlot()
+	f.mu.Lock()
+	f.settle(failed, ErrClosed)
+	out := outcome{phase: f.phase, err: f.err, size: f.size, landed: f.landed.total(), orphan: f.orphan}
+	f.mu.Unlock()
+	f.store.conclude(f, out)
+}
+
+// outcome is what a fill has come to, for the store to act upon.
+type outcome struct {
+	phase  phase
+	err    error
+	size   int64
+	landed int64
+	orphan bool
+}
+
+// verify walks the contiguous front with a hash, and settles the fill when it reaches the end.
+func (f *fill) verify(ctx context.Context) {
+	w := &waiter{wake: make(chan struct{}, 1)}
+	f.mu.Lock()
+	f.waiters = append(f.waiters, w)
+	f.mu.Unlock()
+	for attempt := 1; ; attempt++ {
+		ok, err := f.hashFront(ctx, w)
+		if err != nil {
+			f.fail(err)
+			return
+		}
+		f.mu.Lock()
+		if ok {
+			f.settle(verified, nil)
+		} else {
+			f.mismatch(attempt)
+		}
+		over := f.phase != filling
+		f.mu.Unlock()
+		if over {
+			return
+		}
+		if err := f.empty(); err != nil {
+			f.store.diskTrouble("discard a fill", err)
+			f.fail(errNoRoom)
+			return
+		}
+		f.mu.Lock()
+		f.landed, f.taken, f.single, f.bad = nil, nil, true, false
+		f.mu.Unlock()
+		f.wakeOwner()
+	}
+}
+
+// mismatch discards what has landed. The first time the blob is asked for once
+// more in a single stream; readers that have been sent a byte are cut. Called with mu held.
+func (f *fill) mismatch(attempt int) {
+	f.store.count.mismatches.Add(1)
+	f.store.log.Warn("content does not match its digest", "digest", f.digest.String(), "attempt", attempt, "sources", len(f.sources))
+	if attempt > 1 {
+		f.settle(failed, ErrDamaged)
+		return
+	}
+	for _, r := range f.readers {
+		if r.sent {
+			r.cut = ErrDamaged
+		}
+	}
+	f.bad = true // nothing is planned and nothing is read until the file is empty
+	f.ledger.clear()
+	f.wakeAll()
+}
+
+// empty discards what has landed, its record first.
+func (f *fill) empty() error {
+	if err := f.ledger.wipe(); err != nil {
+		return err
+	}
+	if err := f.file.Truncate(0); err != nil {
+		return err
+	}
+	f.ledger.start()
+	f.store.release(f, f.reserved.Load())
+	return nil
+}
+
+// hashFront hashes the file from its start as bytes land, to the end of the blob.
+func (f *fill) hashFront(ctx context.Context, w *waiter) (bool, error) {
+	h, err := newHash(f.digest)
+	if err != nil {
+		return false, err
+	}
+	buf := f.store.buffers.Get().(*[]byte)
+	defer f.store.buffers.Put(buf)
+	var pos int64
+	for {
+		end, whole, err := f.front(ctx, w, pos)
+		if err != nil {
+			return false, err
+		}
+		for pos < end {
+			n, err := f.file.ReadAt((*buf)[:min(int64(len(*buf)), end-pos)], pos)
+			h.Write((*buf)[:n])
+			pos += int64(n)
+			if err != nil && (n == 0 || !errors.Is(err, io.EOF)) {
+				f.store.diskTrouble("read back a fill", err)
+				return false, errNoRoom
+			}
+		}
+		if whole {
+			return matches(h, f.digest), nil
+		}
+	}
+}
+
+// front waits until bytes beyond pos are contiguous from the start; whole says
+// that they reach the end and no request is in flight.
+func (f *fill) front(ctx context.Context, w *waiter, pos int64) (end int64, whole bool, err error) {
+	for {
+		f.mu.Lock()
+		w.pos = pos
+		end = f.landed.from(0)
+		whole = f.size >= 0 && end == f.size && f.active == 0
+		if f.phase == failed {
+			err = f.err
+		}
+		f.mu.Unlock()
+		if err != nil || whole || end > pos {
+			return end, whole, err
+		}
+		select {
+		case <-w.wake:
+		case <-ctx.Done():
+			return 0, false, ErrClosed
+		}
+	}
+}
