@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -21,19 +23,23 @@ import (
 // The order for content is: write, fdatasync, rename into blobs/, sync of the
 // folder. What has a name under blobs/ was verified and is whole.
 type files struct {
-	root string
-	boot [16]byte
+	root   string
+	boot   [16]byte
+	naming *sync.Mutex // makes "is it there?" and rename one step
 }
 
-// layout makes the folders that are missing.
+// layout makes the folders that are missing; the index sees to its own.
 func (x files) layout() error {
-	for _, d := range []string{"blobs/sha256", "blobs/sha512", "fills", "index", "refs"} {
+	for _, d := range []string{"blobs/sha256", "blobs/sha512", "fills", "refs"} {
 		if err := os.MkdirAll(filepath.Join(x.root, d), 0o700); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+func (x files) refs() string  { return filepath.Join(x.root, "refs") }
+func (x files) index() string { return filepath.Join(x.root, "index") }
 
 func (x files) blobPath(d v1.Hash) string { return filepath.Join(x.root, "blobs", d.Algorithm, d.Hex) }
 
@@ -89,60 +95,73 @@ func (x files) openFill(d v1.Hash) (*os.File, *ledger, error) {
 	return data, l, nil
 }
 
-// commit gives verified content its name.
-func (x files) commit(d v1.Hash, data *os.File) error {
+// commit gives verified content its name. It reports whether it was not there before,
+// also when there is an error: the name may then not outlive a loss of power.
+func (x files) commit(d v1.Hash, data *os.File) (fresh bool, err error) {
 	if err := datasync(data); err != nil {
-		return err
+		return false, err
 	}
+	fresh, err = x.name(x.fillData(d), d)
+	return fresh, errors.Join(err, x.discardFill(d))
+}
+
+// name moves a synced file to its place under blobs/.
+func (x files) name(from string, d v1.Hash) (fresh bool, err error) {
 	to := x.blobPath(d)
-	if err := os.Rename(x.fillData(d), to); err != nil {
-		return err
+	x.naming.Lock()
+	_, there := x.blobSize(d)
+	err = os.Rename(from, to)
+	x.naming.Unlock()
+	if err != nil {
+		return false, err
 	}
-	if err := syncDir(filepath.Dir(to)); err != nil {
-		return err
-	}
-	return x.discardFill(d)
+	return !there, syncDir(filepath.Dir(to))
 }
 
 func (x files) discardFill(d v1.Hash) error { return os.RemoveAll(x.fillDir(d)) }
 
-// writeBlob stores small verified content in one go.
-func (x files) writeBlob(d v1.Hash, raw []byte) error {
-	if _, ok := x.blobSize(d); ok {
-		return nil
-	}
-	dir := x.fillDir(d) + ".put"
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+// writeBlob stores small verified content in one go, with the result of commit.
+func (x files) writeBlob(d v1.Hash, raw []byte) (fresh bool, err error) {
+	dir, err := os.MkdirTemp(filepath.Join(x.root, "fills"), "put-")
+	if err != nil {
+		return false, err
 	}
 	defer os.RemoveAll(dir)
 	tmp := filepath.Join(dir, "data")
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return false, err
 	}
 	_, err = f.Write(raw)
 	if err == nil {
 		err = datasync(f)
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
-		return err
+		return false, err
 	}
-	to := x.blobPath(d)
-	if err := os.Rename(tmp, to); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(to))
+	return x.name(tmp, d)
 }
 
-// walkBlobs calls fn for all that has a name under blobs/.
-func (x files) walkBlobs(fn func(d v1.Hash, info fs.FileInfo)) error {
+// readSmall reads content of at most most bytes.
+func (x files) readSmall(d v1.Hash, most int64) ([]byte, error) {
+	f, size, err := x.openBlob(d)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if size > most {
+		return nil, fmt.Errorf("%s has %d bytes, too many for a manifest: %w", d, size, fs.ErrNotExist)
+	}
+	return io.ReadAll(io.LimitReader(f, most))
+}
+
+// walkBlobs calls fn for all that has a name under blobs/, until it says no.
+func (x files) walkBlobs(fn func(d v1.Hash, info fs.FileInfo) bool) error {
 	for _, alg := range []string{"sha256", "sha512"} {
-		err := readDir(filepath.Join(x.root, "blobs", alg), func(e fs.DirEntry) {
+		err := readDir(filepath.Join(x.root, "blobs", alg), func(e fs.DirEntry) bool {
 			d := v1.Hash{Algorithm: alg, Hex: e.Name()}
-			if info, err := e.Info(); err == nil && info.Mode().IsRegular() && validDigest(d) {
-				fn(d, info)
-			}
+			info, err := e.Info()
+			return err != nil || !info.Mode().IsRegular() || !validDigest(d) || fn(d, info)
 		})
 		if err != nil {
 			return err
@@ -155,22 +174,22 @@ func (x files) walkBlobs(fn func(d v1.Hash, info fs.FileInfo)) error {
 // What no fill can go on from is removed.
 func (x files) walkFills(fn func(d v1.Hash, taken int64)) error {
 	root := filepath.Join(x.root, "fills")
-	return readDir(root, func(e fs.DirEntry) {
+	return readDir(root, func(e fs.DirEntry) bool {
 		alg, hx, _ := strings.Cut(e.Name(), "-")
 		d := v1.Hash{Algorithm: alg, Hex: hx}
 		info, err := os.Lstat(filepath.Join(root, e.Name(), "data"))
-		if err != nil || !validDigest(d) {
-			if validDigest(v1.Hash{Algorithm: alg, Hex: strings.TrimSuffix(hx, ".put")}) { // ours
-				_ = os.RemoveAll(filepath.Join(root, e.Name()))
-			}
-			return
+		switch {
+		case err == nil && validDigest(d):
+			fn(d, allocated(info))
+		case validDigest(d) || alg == "put": // ours
+			_ = os.RemoveAll(filepath.Join(root, e.Name()))
 		}
-		fn(d, allocated(info))
+		return true
 	})
 }
 
-// readDir calls fn for each entry, in batches so that memory stays bounded.
-func readDir(dir string, fn func(fs.DirEntry)) error {
+// readDir calls fn for each entry until it says no, in batches so that memory stays bounded.
+func readDir(dir string, fn func(fs.DirEntry) bool) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -179,7 +198,9 @@ func readDir(dir string, fn func(fs.DirEntry)) error {
 	for {
 		entries, err := f.ReadDir(512)
 		for _, e := range entries {
-			fn(e)
+			if !fn(e) {
+				return nil
+			}
 		}
 		if len(entries) == 0 || err != nil {
 			if errors.Is(err, fs.ErrClosed) || len(entries) == 0 {

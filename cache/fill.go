@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"slices"
 	"sync"
@@ -36,9 +35,8 @@ type fill struct {
 	digest v1.Hash
 	kick   chan struct{} // holds one token: the owner should look again
 	done   chan struct{} // closed when the fill has left the store's table
-	file   *os.File      // the data; set before ready is closed, nil if none was needed
+	file   *os.File      // the data, nil if it was here before the fill began
 	info   os.FileInfo   // of the file
-	ready  chan struct{} // closed once the file is open, or the fill has failed
 
 	mu      sync.Mutex // guards all below; leaf lock, no I/O under it
 	phase   phase
@@ -64,20 +62,6 @@ type fill struct {
 	reserved atomic.Int64 // bytes of the quota that the fill holds
 }
 
-// A supply is a source as one fill sees it. Guarded by the fill's mu.
-type supply struct {
-	Source
-	confirmed bool      // it has answered well: whoever joined through it may have the bytes
-	dead      error     // why it is not asked any more
-	last      error     // its latest failure
-	noRanges  bool      // sends the whole blob whatever is asked for
-	throttled bool      // one request at a time
-	failures  int       // in a row, without progress
-	since     time.Time // the first of these
-	retryAt   time.Time
-	active    int
-}
-
 // A waiter sleeps until the byte at pos is there, or the fill's state changes.
 type waiter struct {
 	pos  int64
@@ -94,7 +78,7 @@ func (w *waiter) signal() {
 func newFill(s *Store, d v1.Hash, ask Ask) *fill {
 	f := &fill{
 		store: s, digest: d, size: -1, hint: ask.Hint,
-		kick: make(chan struct{}, 1), done: make(chan struct{}), ready: make(chan struct{}),
+		kick: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	f.first = firstSpan(ask)
 	return f
@@ -151,6 +135,7 @@ func (f *fill) join(r *Reader, src Source, ask Ask) (*supply, error) {
 		r.begin(f.size)
 	}
 	f.readers = append(f.readers, r)
+	f.store.count.following.Add(1)
 	f.waiters = append(f.waiters, &r.waiter)
 	f.wakeOwner()
 	return own, nil
@@ -161,6 +146,7 @@ func (f *fill) leave(r *Reader) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.readers = remove(f.readers, r)
+	f.store.count.following.Add(-1)
 	f.waiters = remove(f.waiters, &r.waiter)
 	f.wakeOwner()
 }
@@ -313,7 +299,6 @@ func (f *fill) hasReaders() bool {
 
 // open makes the folder and the file, and takes up what an earlier fill has left.
 func (f *fill) open() bool {
-	defer close(f.ready)
 	if size, ok := f.store.files.blobSize(f.digest); ok { // committed while we were on our way
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -360,123 +345,4 @@ type outcome struct {
 	size   int64
 	landed int64
 	orphan bool
-}
-
-// verify walks the contiguous front with a hash, and settles the fill when it reaches the end.
-func (f *fill) verify(ctx context.Context) {
-	w := &waiter{wake: make(chan struct{}, 1)}
-	f.mu.Lock()
-	f.waiters = append(f.waiters, w)
-	f.mu.Unlock()
-	for attempt := 1; ; attempt++ {
-		ok, err := f.hashFront(ctx, w)
-		if err != nil {
-			f.fail(err)
-			return
-		}
-		f.mu.Lock()
-		if ok {
-			f.settle(verified, nil)
-		} else {
-			f.mismatch(attempt)
-		}
-		over := f.phase != filling
-		f.mu.Unlock()
-		if over {
-			return
-		}
-		if err := f.empty(); err != nil {
-			f.store.diskTrouble("discard a fill", err)
-			f.fail(errNoRoom)
-			return
-		}
-		f.mu.Lock()
-		f.landed, f.taken, f.single, f.bad = nil, nil, true, false
-		f.mu.Unlock()
-		f.wakeOwner()
-	}
-}
-
-// mismatch discards what has landed. The first time the blob is asked for once
-// more in a single stream; readers that have been sent a byte are cut. Called with mu held.
-func (f *fill) mismatch(attempt int) {
-	f.store.count.mismatches.Add(1)
-	f.store.log.Warn("content does not match its digest", "digest", f.digest.String(), "attempt", attempt, "sources", len(f.sources))
-	if attempt > 1 {
-		f.settle(failed, ErrDamaged)
-		return
-	}
-	for _, r := range f.readers {
-		if r.sent {
-			r.cut = ErrDamaged
-		}
-	}
-	f.bad = true // nothing is planned and nothing is read until the file is empty
-	f.ledger.clear()
-	f.wakeAll()
-}
-
-// empty discards what has landed, its record first.
-func (f *fill) empty() error {
-	if err := f.ledger.wipe(); err != nil {
-		return err
-	}
-	if err := f.file.Truncate(0); err != nil {
-		return err
-	}
-	f.ledger.start()
-	f.store.release(f, f.reserved.Load())
-	return nil
-}
-
-// hashFront hashes the file from its start as bytes land, to the end of the blob.
-func (f *fill) hashFront(ctx context.Context, w *waiter) (bool, error) {
-	h, err := newHash(f.digest)
-	if err != nil {
-		return false, err
-	}
-	buf := f.store.buffers.Get().(*[]byte)
-	defer f.store.buffers.Put(buf)
-	var pos int64
-	for {
-		end, whole, err := f.front(ctx, w, pos)
-		if err != nil {
-			return false, err
-		}
-		for pos < end {
-			n, err := f.file.ReadAt((*buf)[:min(int64(len(*buf)), end-pos)], pos)
-			h.Write((*buf)[:n])
-			pos += int64(n)
-			if err != nil && (n == 0 || !errors.Is(err, io.EOF)) {
-				f.store.diskTrouble("read back a fill", err)
-				return false, errNoRoom
-			}
-		}
-		if whole {
-			return matches(h, f.digest), nil
-		}
-	}
-}
-
-// front waits until bytes beyond pos are contiguous from the start; whole says
-// that they reach the end and no request is in flight.
-func (f *fill) front(ctx context.Context, w *waiter, pos int64) (end int64, whole bool, err error) {
-	for {
-		f.mu.Lock()
-		w.pos = pos
-		end = f.landed.from(0)
-		whole = f.size >= 0 && end == f.size && f.active == 0
-		if f.phase == failed {
-			err = f.err
-		}
-		f.mu.Unlock()
-		if err != nil || whole || end > pos {
-			return end, whole, err
-		}
-		select {
-		case <-w.wake:
-		case <-ctx.Done():
-			return 0, false, ErrClosed
-		}
-	}
 }

@@ -46,12 +46,11 @@ func (r *Reader) Origin() Origin { return r.origin }
 func (r *Reader) Close() error {
 	if r.fill != nil {
 		r.fill.leave(r)
-	} else if r.file != nil {
-		r.store.inUse.drop(r.digest)
 	}
 	if r.file == nil {
 		return nil
 	}
+	r.store.inUse.drop(r.digest)
 	return r.file.Close()
 }
 
@@ -290,6 +289,7 @@ func (r *Reader) openFile() error {
 			info, err := f.Stat()
 			if err == nil && (r.fill.info == nil || os.SameFile(info, r.fill.info)) {
 				r.file = f
+				r.store.inUse.add(r.digest)
 				return nil
 			}
 			err = errors.Join(err, f.Close())

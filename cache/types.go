@@ -1,33 +1,12 @@
 package cache
 
-import (
-	"time"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
-)
+import "github.com/entrepot/entrepot/cache/refs"
 
 // Repo is one repository of one upstream, the unit in which content is shared.
-type Repo struct {
-	Upstream string // the upstream's host, lower case; Docker Hub is docker.io
-	Name     string // e.g. library/alpine
-}
+type Repo = refs.Repo
 
 // Tag is what a tag pointed to when it was last checked.
-type Tag struct {
-	Digest    v1.Hash
-	MediaType types.MediaType
-	Checked   time.Time
-}
-
-// Manifest is a manifest on its way into the store.
-type Manifest struct {
-	Repo      Repo
-	Tag       string // also point this tag to it; "" for none
-	Digest    v1.Hash
-	MediaType types.MediaType
-	Raw       []byte // verified by the caller; not to be modified afterwards
-}
+type Tag = refs.Tag
 
 // State is what the store has of a digest.
 type State uint8
@@ -53,5 +32,6 @@ type Stats struct {
 	Through, ThroughBytes   int64 // counters: responses passed by the disk, and their bytes
 	NoRanges                int64 // counter: sources found to ignore ranges
 	Resumed                 int64 // counter: requests that went on where one broke
-	IndexLoaded             bool
+	DiskErrors              int64 // counter: failures of the disk
+	IndexLoaded             bool  // the index knows all links and facts
 }

@@ -1,0 +1,86 @@
+package cache
+
+import (
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+// Bounds on how long a source may fail. A source is given up when it has failed
+// maxFailures times in a row, or at least twice over the store's patience,
+// without progress bytes landing in between.
+const (
+	maxFailures = 8
+	progress    = 256 << 10
+	retryFirst  = 100 * time.Millisecond
+	retryMost   = 2 * time.Second
+	throttleMax = time.Minute // longest Retry-After waited out once bytes have landed
+)
+
+// A supply is a source as one fill sees it. Guarded by the fill's mu.
+type supply struct {
+	Source
+	confirmed bool      // it has answered well: whoever joined through it may have the bytes
+	dead      error     // why it is not asked any more
+	last      error     // its latest failure
+	noRanges  bool      // sends the whole blob whatever is asked for
+	throttled bool      // one request at a time
+	failures  int       // in a row, without progress
+	since     time.Time // the first of these
+	retryAt   time.Time
+	active    int
+}
+
+// ignoresRanges marks a source that sends the whole blob whatever it is asked for. Called with mu held.
+func (f *fill) ignoresRanges(s *supply) {
+	if !s.noRanges {
+		s.noRanges = true
+		f.store.count.noRanges.Add(1)
+	}
+}
+
+// fault records that a source failed, and when it may be asked again. Called with mu held.
+func (f *fill) fault(r *run, err error) {
+	s, now := r.src, time.Now()
+	if s.failures == 0 {
+		s.since = now
+	}
+	s.failures++
+	s.last = err
+	wait := min(retryMost, retryFirst<<min(s.failures-1, 10))
+	wait = wait/2 + rand.N(wait/2+1)
+	patience := f.store.opt.Patience
+	var se *SourceError
+	if errors.As(err, &se) {
+		if se.BeyondEnd && f.size < 0 {
+			f.beyondEnd(r)
+			return
+		}
+		if se.Throttled {
+			s.throttled = true
+			wait = max(wait, se.RetryAfter)
+			if len(f.landed) > 0 {
+				patience = max(patience, throttleMax)
+			}
+		}
+		if se.Final {
+			s.dead = err
+		}
+	}
+	if s.failures >= maxFailures || s.failures >= 2 && now.Sub(s.since) > f.store.opt.Patience || wait > patience {
+		s.dead = err
+	}
+	s.retryAt = now.Add(wait)
+	if r.pos > r.off {
+		f.store.count.resumed.Add(1)
+	}
+}
+
+// beyondEnd: the first range asked for starts beyond the end of the blob, so
+// ask from its start, and if even that is beyond it, ask for no range at all.
+func (f *fill) beyondEnd(r *run) {
+	if r.off == 0 {
+		r.src.noRanges = true
+	}
+	f.first = Span{}
+}
