@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/maypok86/otter/v2"
 
+	"github.com/entrepot/entrepot/cache/links"
 	"github.com/entrepot/entrepot/cache/refs"
 )
 
@@ -179,6 +180,24 @@ func (s *Store) Manifests(r Repo) ([]v1.Descriptor, error) {
 		}
 	}
 	return here, nil
+}
+
+// Referrers returns the manifests of r that are here and name d as their subject
+// (OCI image specification), as a registry lists them.
+func (s *Store) Referrers(r Repo, d v1.Hash) ([]v1.Descriptor, error) {
+	all, err := s.Manifests(r)
+	var found []v1.Descriptor
+	for _, m := range all {
+		raw, err := s.Manifest(m.Digest)
+		if err != nil {
+			continue
+		}
+		if x := links.Parse(m.MediaType, raw); x.Subject != nil && x.Subject.Digest == d {
+			m.ArtifactType, m.Annotations = x.ArtifactType, x.Annotations
+			found = append(found, m)
+		}
+	}
+	return found, err
 }
 
 // Tag returns what a tag pointed to when it was last checked.

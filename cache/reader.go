@@ -285,16 +285,19 @@ func (r *Reader) opened(ctx context.Context, grace <-chan time.Time) error {
 func (r *Reader) openFile() error {
 	for _, path := range []string{r.store.files.fillData(r.digest), r.store.files.blobPath(r.digest)} {
 		f, err := os.Open(path)
-		if err == nil {
-			info, err := f.Stat()
-			if err == nil && (r.fill.info == nil || os.SameFile(info, r.fill.info)) {
-				r.file = f
-				r.store.inUse.add(r.digest)
-				return nil
-			}
-			err = errors.Join(err, f.Close())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
+			return err
+		}
+		info, err := f.Stat()
+		if err == nil && (r.fill.info == nil || os.SameFile(info, r.fill.info)) {
+			r.file = f
+			r.store.inUse.add(r.digest)
+			return nil
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}
 	}

@@ -114,12 +114,6 @@ func (s *source) Get(ctx context.Context, d v1.Hash, off, n int64) (cache.Part, 
 	return part, nil
 }
 
-func (s *source) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.requests)
-}
-
 type body struct {
 	ctx  context.Context
 	s    *source

@@ -197,10 +197,3 @@ func (s *Store) markBad(d v1.Hash) {
 	}
 	s.bad[d] = now.Add(badFor)
 }
-
-func (s *Store) isBad(d v1.Hash) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	until, ok := s.bad[d]
-	return ok && time.Now().Before(until)
-}

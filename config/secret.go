@@ -32,7 +32,7 @@ func (s Secret) String() string {
 }
 
 // Format writes the placeholder, whatever the verb.
-func (s Secret) Format(f fmt.State, _ rune) { io.WriteString(f, s.String()) }
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
 // LogValue returns the placeholder.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
@@ -86,7 +86,7 @@ func (p Proxy) String() string {
 }
 
 // Format writes String, whatever the verb.
-func (p Proxy) Format(f fmt.State, _ rune) { io.WriteString(f, p.String()) }
+func (p Proxy) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, p.String()) }
 
 // LogValue returns String.
 func (p Proxy) LogValue() slog.Value { return slog.StringValue(p.String()) }

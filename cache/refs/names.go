@@ -48,13 +48,14 @@ func validHost(s string) bool {
 	if s == "" || len(s) > maxHost {
 		return false
 	}
-	host, port, hasPort := s, "", false
+	var host, port string
+	var hasPort bool
 	if s[0] == '[' {
 		end := strings.IndexByte(s, ']')
 		if end < 0 || strings.Trim(s[1:end], "0123456789abcdef:.") != "" || end == 1 {
 			return false
 		}
-		host, port = "", s[end+1:]
+		port = s[end+1:]
 		if port != "" && port[0] != ':' {
 			return false
 		}
