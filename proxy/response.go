@@ -1,0 +1,88 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"time"
+)
+
+// A response is an http.ResponseWriter that counts, and that keeps ReadFrom: a
+// file handed to it goes to a socket by sendfile.
+type response struct {
+	http.ResponseWriter
+	id        string
+	began     time.Time
+	status    int           // 0: nothing sent yet
+	sent      int64         // bytes of the body
+	firstByte time.Duration // until the first of them
+	cut       bool          // the body must not be ended as if it were whole
+	stalled   time.Duration // > 0: a write may last so long
+}
+
+// step is how much is written under one deadline.
+const step = 1 << 20
+
+func newResponse(w http.ResponseWriter, r *http.Request, stalled time.Duration) *response {
+	var id [8]byte
+	binary.BigEndian.PutUint64(id[:], rand.Uint64())
+	out := &response{ResponseWriter: w, id: hex.EncodeToString(id[:]), began: time.Now()}
+	if _, tcp := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); !tcp || r.ProtoMajor > 1 || !kernelTimeouts {
+		out.stalled = stalled
+	}
+	return out
+}
+
+// Unwrap is for http.ResponseController.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(p []byte) (int, error) {
+	w.extend()
+	n, err := w.ResponseWriter.Write(p)
+	w.count(int64(n))
+	return n, err
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (w *response) ReadFrom(r io.Reader) (total int64, err error) {
+	rf, ok := w.ResponseWriter.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{w}, r)
+	}
+	if w.stalled <= 0 {
+		n, err := rf.ReadFrom(r)
+		w.count(n)
+		return n, err
+	}
+	for {
+		w.extend()
+		n, err := rf.ReadFrom(io.LimitReader(r, step))
+		w.count(n)
+		total += n
+		if err != nil || n < step {
+			return total, err
+		}
+	}
+}
+
+func (w *response) count(n int64) {
+	if w.sent == 0 && n > 0 {
+		w.firstByte = time.Since(w.began)
+	}
+	w.sent += n
+}
+
+// extend gives the next write its time, where the kernel does not.
+func (w *response) extend() {
+	if w.stalled > 0 {
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.stalled)) // not all writers can
+	}
+}
