@@ -164,7 +164,7 @@ type Policy struct {
 func (u *Upstream) Policy(repository string) Policy {
 	p := Policy{Allow: true, Tags: u.Tags, Credentials: u.Credentials}
 	for _, r := range u.Rules {
-		if !r.matches(repository) {
+		if !r.Matches(repository) {
 			continue
 		}
 		p.Allow = r.Allow
@@ -179,7 +179,8 @@ func (u *Upstream) Policy(repository string) Policy {
 	return p
 }
 
-func (r *Rule) matches(repository string) bool {
+// Matches reports whether the rule is for repository, named as the upstream has it.
+func (r *Rule) Matches(repository string) bool {
 	for _, g := range r.Repositories {
 		if g.Match(repository) {
 			return true
