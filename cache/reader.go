@@ -173,7 +173,8 @@ func (r *Reader) await(pos, stop int64) (end int64, last bool, err error) {
 		f.mu.Lock()
 		r.pos, r.stop = pos, stop
 		end, last, err = f.available(r)
-		if blocked := end == pos && !last && err == nil; blocked || pos-r.kicked > f.store.opt.PieceSize/4 {
+		unclaimed := end == pos && !last && err == nil && f.taken.from(pos) == pos
+		if unclaimed || pos-r.kicked > f.store.opt.PieceSize/4 {
 			r.kicked = pos
 			f.wakeOwner()
 		}
@@ -211,8 +212,9 @@ func (f *fill) available(r *Reader) (end int64, last bool, err error) {
 		if f.size >= 0 {
 			hold = f.size - 1
 		}
-		if f.size >= 0 && r.pos >= hold {
+		if f.size >= 0 && r.pos >= hold && !f.rest {
 			f.rest = true
+			f.wakeOwner()
 		}
 		end = min(end, hold)
 	} else if stop >= 0 {

@@ -101,6 +101,9 @@ func (f *fill) plan(src *supply) (run, bool) {
 	case f.single || src.noRanges || f.size == 0:
 		return run{src: src, n: -1}, f.active == 0 && !f.landed.has(Span{0, f.size})
 	}
+	if f.active > f.store.opt.Parallel {
+		return run{}, false
+	}
 	p := plan{
 		size: f.size, taken: f.taken, active: f.active,
 		piece: f.store.opt.PieceSize, parallel: f.store.opt.Parallel,

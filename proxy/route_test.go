@@ -12,9 +12,9 @@ import (
 )
 
 var (
-	hex64  = strings.Repeat("0123456789abcdef", 4)
-	sha256 = v1.Hash{Algorithm: "sha256", Hex: hex64}
-	sha512 = v1.Hash{Algorithm: "sha512", Hex: hex64 + hex64}
+	hex64   = strings.Repeat("0123456789abcdef", 4)
+	hash256 = v1.Hash{Algorithm: "sha256", Hex: hex64}
+	hash512 = v1.Hash{Algorithm: "sha512", Hex: hex64 + hex64}
 )
 
 func testNames() proxy.Names {
@@ -40,12 +40,12 @@ func TestParse(t *testing.T) {
 		{"/v2/alpine/manifests/3.20", "", proxy.Route{Kind: proxy.Manifest, Upstream: "docker.io", Name: "library/alpine", Tag: "3.20"}},
 		{"/v2/library/alpine/manifests/3.20", "docker.io", proxy.Route{Kind: proxy.Manifest, Upstream: "docker.io", Name: "library/alpine", Tag: "3.20", Namespace: "docker.io"}},
 		{"/v2/alpine/manifests/3.20", "Index.Docker.IO", proxy.Route{Kind: proxy.Manifest, Upstream: "docker.io", Name: "library/alpine", Tag: "3.20", Namespace: "Index.Docker.IO"}},
-		{"/v2/a/b/manifests/sha256:" + hex64, "quay.io", proxy.Route{Kind: proxy.Manifest, Upstream: "quay.io", Name: "a/b", Digest: sha256, Namespace: "quay.io"}},
-		{"/v2/app/blobs/sha512:" + hex64 + hex64, "127.0.0.1:15010", proxy.Route{Kind: proxy.Blob, Upstream: "127.0.0.1:15010", Name: "app", Digest: sha512, Namespace: "127.0.0.1:15010"}},
+		{"/v2/a/b/manifests/sha256:" + hex64, "quay.io", proxy.Route{Kind: proxy.Manifest, Upstream: "quay.io", Name: "a/b", Digest: hash256, Namespace: "quay.io"}},
+		{"/v2/app/blobs/sha512:" + hex64 + hex64, "127.0.0.1:15010", proxy.Route{Kind: proxy.Blob, Upstream: "127.0.0.1:15010", Name: "app", Digest: hash512, Namespace: "127.0.0.1:15010"}},
 		{"/v2/quay.io/prometheus/node-exporter/manifests/v1", "", proxy.Route{Kind: proxy.Manifest, Upstream: "quay.io", Name: "prometheus/node-exporter", Tag: "v1"}},
 		{"/v2/index.docker.io/alpine/tags/list", "", proxy.Route{Kind: proxy.Tags, Upstream: "docker.io", Name: "library/alpine"}},
 		{"/v2/localhost/app/tags/list", "", proxy.Route{Kind: proxy.Tags, Upstream: "localhost", Name: "app"}},
-		{"/v2/quay.io/a/referrers/sha256:" + hex64, "", proxy.Route{Kind: proxy.Referrers, Upstream: "quay.io", Name: "a", Digest: sha256}},
+		{"/v2/quay.io/a/referrers/sha256:" + hex64, "", proxy.Route{Kind: proxy.Referrers, Upstream: "quay.io", Name: "a", Digest: hash256}},
 		{"/v2/quay.io/a/manifests/v1", "127.0.0.1:5000", proxy.Route{Kind: proxy.Manifest, Upstream: "quay.io", Name: "a", Tag: "v1"}},
 		{"/v2/a/manifests/manifests/manifests", "quay.io", proxy.Route{Kind: proxy.Manifest, Upstream: "quay.io", Name: "a/manifests", Tag: "manifests", Namespace: "quay.io"}},
 		{"/v2/quay.io/manifests/v1", "", proxy.Route{Kind: proxy.Manifest, Upstream: "docker.io", Name: "library/quay.io", Tag: "v1"}},

@@ -80,7 +80,11 @@ func sourceError(err error) error {
 	if !ok {
 		return err
 	}
-	se := &cache.SourceError{Err: err, RetryAfter: f.RetryAfter, BeyondEnd: f.Status == http.StatusRequestedRangeNotSatisfiable}
+	se := &cache.SourceError{Err: err, RetryAfter: f.RetryAfter}
+	if f.Status == http.StatusRequestedRangeNotSatisfiable {
+		se.BeyondEnd = true
+		return se
+	}
 	switch f.Kind {
 	case fault.NotFound, fault.Denied, fault.Refused, fault.Unsupported:
 		se.Final = true

@@ -22,7 +22,8 @@ type body struct {
 	cancel  context.CancelCauseFunc
 	op      string
 	done    func(result string, n int64) // called once, on Close
-	timer   *time.Timer
+	mu      sync.Mutex
+	timer   *time.Timer  // guarded by mu; nil after Close
 	since   atomic.Int64 // when the read under way began, in ns since start; 0 when nobody reads
 	start   time.Time
 	n       atomic.Int64
@@ -32,6 +33,8 @@ type body struct {
 
 func (c *Client) newBody(x *exchange, resp *http.Response, done func(string, int64)) *body {
 	b := &body{rc: resp.Body, c: c, caller: x.span.caller, ctx: x.ctx, cancel: x.cancel, op: x.op, done: done, start: time.Now()}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.timer = time.AfterFunc(c.o.Timeouts.Stall, b.watch)
 	return b
 }
@@ -39,6 +42,11 @@ func (c *Client) newBody(x *exchange, resp *http.Response, done func(string, int
 // watch is the timer's: it is set anew for what is left of the read under way, so that reads
 // themselves only store a number.
 func (b *body) watch() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.timer == nil {
+		return
+	}
 	limit := b.c.o.Timeouts.Stall
 	since := b.since.Load()
 	if since == 0 {
@@ -83,7 +91,10 @@ func (b *body) explain(err error) error {
 // Close frees the connection. It doesn't read the rest: another request is cheaper than an unknown rest.
 func (b *body) Close() error {
 	b.once.Do(func() {
+		b.mu.Lock()
 		b.timer.Stop()
+		b.timer = nil
+		b.mu.Unlock()
 		result := "ok"
 		if e := b.failure.Load(); e != nil {
 			result = resultOf(*e)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -32,48 +31,42 @@ func (c *Client) checkNames(r *request, ref string) error {
 	if !bad {
 		return nil
 	}
-	f := c.fail(fault.NotFound, "", "%q is no name of a repository, or %q none of a tag or digest", printable(r.repo), printable(ref))
+	f := c.fail(fault.NotFound, printable(r.op()), "%q is no name of a repository, or %q none of a tag or digest", printable(r.repo), printable(ref))
 	f.Code = "NAME_INVALID"
 	return f
 }
 
-// Tags returns a page of tags in the upstream's order: at most n (n <= 0: as many as it gives), those
-// after last. more: the upstream says that there is another page.
-func (c *Client) Tags(ctx context.Context, repo string, n int, last string) (tags []string, more bool, err error) {
+// Tags returns all tags of a repository, in the upstream's order.
+func (c *Client) Tags(ctx context.Context, repo string) ([]string, error) {
 	r := &request{kind: "tags", method: http.MethodGet, repo: repo, tail: "tags/list", query: url.Values{}, accept: "application/json"}
-	if n > 0 {
-		r.query.Set("n", strconv.Itoa(n))
-	}
-	if last != "" {
-		r.query.Set("last", last)
-	}
 	if err := c.checkNames(r, "tags"); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	s := c.begin(ctx)
 	defer s.end()
-	p, err := c.page(s, r, maxList)
+	pages, err := c.pages(s, r)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	var list struct {
-		Tags []string `json:"tags"`
+	var all []string
+	for _, p := range pages {
+		var list struct {
+			Tags []string `json:"tags"`
+		}
+		if json.Unmarshal(p.raw, &list) != nil {
+			return nil, c.fail(fault.Damaged, r.op(), "the list of tags is no JSON")
+		}
+		all = append(all, list.Tags...)
 	}
-	if json.Unmarshal(p.raw, &list) != nil {
-		return nil, false, c.fail(fault.Damaged, r.op(), "the list of tags is no JSON")
-	}
-	return list.Tags, p.next != "", nil
+	return all, nil
 }
 
 // listPage is one page of a list.
 type listPage struct {
-	raw      []byte
-	header   http.Header
-	ep       *endpoint
-	from     *url.URL
-	next     string // what Link with rel=next holds, "" for none
-	status   int
-	filtered bool
+	raw  []byte
+	ep   *endpoint
+	from *url.URL
+	next string // what Link with rel=next holds, "" for none
 }
 
 func (c *Client) page(s *span, r *request, limit int64) (*listPage, error) {
@@ -86,48 +79,40 @@ func (c *Client) page(s *span, r *request, limit int64) (*listPage, error) {
 			return nil, err
 		}
 		defer a.Body.Close()
-		p := &listPage{header: a.Header, ep: ep, from: a.from, status: a.StatusCode, next: nextLink(a.Header.Values("Link"))}
-		p.filtered = namesFilter(a.Header.Values("OCI-Filters-Applied"), "artifactType")
+		p := &listPage{ep: ep, from: a.from, next: nextLink(a.Header.Values("Link"))}
 		p.raw, err = c.readAll(a, r, limit)
 		return p, err
 	})
 }
 
 // Referrers returns the index of what refers to d, all its pages as one; a single page is returned
-// as it came. filtered: the upstream has applied artifactType. An upstream without this
-// API is fault.Unsupported; its fall-back tag is the caller's business.
-func (c *Client) Referrers(ctx context.Context, repo string, d v1.Hash, artifactType string) (index []byte, filtered bool, err error) {
+// as it came. An upstream without this API is fault.Unsupported; its fall-back tag is the
+// caller's business.
+func (c *Client) Referrers(ctx context.Context, repo string, d v1.Hash) (index []byte, err error) {
 	r := &request{kind: "referrers", method: http.MethodGet, repo: repo, tail: "referrers/" + d.String(), query: url.Values{}, accept: string(types.OCIImageIndex)}
-	if artifactType != "" {
-		r.query.Set("artifactType", artifactType)
-	}
 	if err := c.checkNames(r, d.String()); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	s := c.begin(ctx)
 	defer s.end()
-	pages, err := c.referrerPages(s, r)
+	pages, err := c.pages(s, r)
 	if err != nil {
-		return nil, false, err
+		return nil, noReferrers(err)
 	}
-	filtered = artifactType != ""
-	for _, p := range pages {
-		filtered = filtered && p.filtered
+	if index, err = merge(pages); err != nil {
+		return nil, c.fail(fault.Unsupported, r.op(), "what came is no index: the upstream doesn't know referrers")
 	}
-	index, err = merge(pages)
-	if err != nil {
-		return nil, false, c.fail(fault.Unsupported, r.op(), "what came is no index: the upstream doesn't know referrers")
-	}
-	return index, filtered, nil
+	return index, nil
 }
 
-func (c *Client) referrerPages(s *span, r *request) ([]*listPage, error) {
+// pages gets a list from its first page to its last, within bounds.
+func (c *Client) pages(s *span, r *request) ([]*listPage, error) {
 	var pages []*listPage
 	left := int64(maxList)
 	for {
 		p, err := c.page(s, r, left)
 		if err != nil {
-			return nil, noReferrers(err)
+			return nil, err
 		}
 		pages = append(pages, p)
 		left -= int64(len(p.raw))
@@ -190,18 +175,6 @@ func merge(pages []*listPage) ([]byte, error) {
 	}
 	first["manifests"] = raw
 	return json.Marshal(first)
-}
-
-// namesFilter reports whether a header of comma-separated names holds name.
-func namesFilter(values []string, name string) bool {
-	for _, v := range values {
-		for f := range strings.SplitSeq(v, ",") {
-			if strings.EqualFold(strings.TrimSpace(f), name) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // nextLink returns the address of the first Link with rel=next (RFC 8288).

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha512"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -18,7 +20,8 @@ import (
 
 func TestStatusMapping(t *testing.T) {
 	oci := func(code, msg string) string {
-		return fmt.Sprintf(`{"errors":[{"code":%q,"message":%q}]}`, code, msg)
+		quoted, _ := json.Marshal(msg)
+		return fmt.Sprintf(`{"errors":[{"code":%q,"message":%s}]}`, code, quoted)
 	}
 	for name, tc := range map[string]struct {
 		status int
@@ -93,8 +96,9 @@ func TestConnectionFailures(t *testing.T) {
 		}
 	})
 	defer close(hung)
-	untrusted := httptest.NewTLSServer(nil)
-	untrusted.Config.ErrorLog = nil
+	untrusted := httptest.NewUnstartedServer(nil)
+	untrusted.Config.ErrorLog = log.New(io.Discard, "", 0)
+	untrusted.StartTLS()
 	t.Cleanup(untrusted.Close)
 	for name, url := range map[string]string{"refused": closed.URL, "silent": silent.URL, "untrusted": untrusted.URL} {
 		t.Run(name, func(t *testing.T) {

@@ -84,7 +84,7 @@ func (c *Client) nextHop(x *exchange, u *url.URL, resp *http.Response) (*url.URL
 	if x.method == http.MethodPost {
 		return nil, c.fail(fault.Refused, x.op, "a redirect of a sign-in from %s to %s: never followed", u.Host, next.Host)
 	}
-	// The transport would sign in with what stands before the host.
+	// What stands before the host is no credential of ours, and would show where the address is printed.
 	next.User, next.Fragment, next.RawFragment = nil, "", ""
 	return next, nil
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // WriteFile replaces path by what write writes: into path.tmp, synced, renamed,
@@ -37,7 +38,7 @@ func WriteFile(path string, write func(io.Writer) error) error {
 
 // syncDir makes renames and removals in a folder last.
 func syncDir(path string) error {
-	d, err := os.Open(path)
+	d, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0) // waits for no pipe
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ type Index struct {
 	stale   atomic.Int64  // reasons to rebuild; only Rebuild takes them away
 	loaded  chan struct{} // closed when the snapshot is in, or there is none that can be
 	asks    chan ask
-	stop    <-chan struct{} // closed when Close begins
+	stop    <-chan struct{}    // closed when Close begins
 	cancel  context.CancelFunc // closes stop, ends the owner's loop
 	closing chan context.Context
 	done    chan struct{} // closed when the owner has returned
@@ -104,6 +104,7 @@ func Open(dir string, o Options) (*Index, error) {
 		loaded: make(chan struct{}), asks: make(chan ask), closing: make(chan context.Context, 1), done: make(chan struct{}),
 		owner: owner{maxLinks: o.MaxLinks},
 	}
+	x.stale.Store(1) // until the snapshot says otherwise
 	go x.run(ctx)
 	return x, nil
 }

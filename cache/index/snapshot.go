@@ -36,7 +36,6 @@ func (x *Index) cleanPath() string    { return filepath.Join(x.dir, "clean") }
 // load fills badger from the snapshot. False means that ctx ended first.
 func (x *Index) load(ctx context.Context) bool {
 	start := time.Now()
-	x.stale.Store(1)
 	clean := x.takeMarker()
 	sum, rows, err := x.read(ctx)
 	x.dirty = err != nil // what is on disk is of no use
@@ -159,8 +158,9 @@ func (x *Index) readRows(ctx context.Context, r *bufio.Reader) (rows int, err er
 			return rows, err
 		}
 	}
-	var count [8]byte
-	if _, err := io.ReadFull(r, count[:]); err != nil || binary.BigEndian.Uint64(count[:]) != uint64(rows) {
+	var end [trailer]byte
+	_, err = io.ReadFull(r, end[:])
+	if _, more := r.ReadByte(); err != nil || more != io.EOF || binary.BigEndian.Uint64(end[:]) != uint64(rows) {
 		return rows, errDamaged
 	}
 	return rows, wb.Flush()
@@ -184,6 +184,9 @@ func readField(r *bufio.Reader, limit uint64) ([]byte, error) {
 func (x *Index) snapshot(ctx context.Context) error {
 	if !x.dirty {
 		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	var links int
 	h := sha256.New()

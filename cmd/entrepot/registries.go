@@ -134,7 +134,7 @@ func (p place) Registry() (proxy.Registry, error) {
 	defer r.mu.Unlock()
 	if e, ok := r.clients[p.host]; ok {
 		r.recent.MoveToFront(e)
-		return listing{e.Value.(*client).Client}, nil
+		return e.Value.(*client).Client, nil
 	}
 	c, err := upstream.New(p.options())
 	if err != nil {
@@ -145,7 +145,7 @@ func (p place) Registry() (proxy.Registry, error) {
 		last := r.recent.Remove(r.recent.Back()).(*client)
 		delete(r.clients, last.host)
 	}
-	return listing{c}, nil
+	return c, nil
 }
 
 func (p place) options() upstream.Options {
