@@ -10,17 +10,19 @@ import (
 // maxFailures times in a row, or at least twice over the store's patience,
 // without progress bytes landing in between.
 const (
-	maxFailures = 8
-	progress    = 256 << 10
-	retryFirst  = 100 * time.Millisecond
-	retryMost   = 2 * time.Second
-	throttleMax = time.Minute // longest Retry-After waited out once bytes have landed
+	maxFailures   = 8
+	finalFailures = 3 // the same, of a source that says no where it said yes before
+	progress      = 256 << 10
+	retryFirst    = 100 * time.Millisecond
+	retryMost     = 2 * time.Second
+	throttleMax   = time.Minute // longest Retry-After waited out once bytes have landed
 )
 
 // A supply is a source as one fill sees it. Guarded by the fill's mu.
 type supply struct {
 	Source
-	confirmed bool      // it has answered well: whoever joined through it may have the bytes
+	confirmed bool      // it has the blob: whoever joined through it may have the bytes
+	answered  bool      // it has answered well in this fill: a final no is tried again before it is believed
 	dead      error     // why it is not asked any more
 	last      error     // its latest failure
 	noRanges  bool      // sends the whole blob whatever is asked for
@@ -63,7 +65,7 @@ func (f *fill) fault(r *run, err error) {
 				patience = max(patience, throttleMax)
 			}
 		}
-		if se.Final {
+		if se.Final && (!s.answered || s.failures >= finalFailures) {
 			s.dead = err
 		}
 	}

@@ -54,7 +54,7 @@ func (f *fill) accept(r *run, part Part) (fresh bool, err error) {
 	if f.size >= 0 && part.Total >= 0 && part.Total != f.size {
 		return false, fmt.Errorf("%s announces %d bytes for %s, before it was %d", r.src.Key(), part.Total, f.digest, f.size)
 	}
-	r.src.confirmed, f.assumed = true, false
+	r.src.confirmed, r.src.answered, f.assumed = true, true, false
 	if f.size < 0 && part.Total >= 0 {
 		if most := f.store.opt.MaxBlobSize; most > 0 && part.Total > most {
 			return false, errNoRoom
