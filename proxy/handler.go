@@ -221,6 +221,9 @@ func (h *Handler) account(w *response, c *call, s *Settings, api *apiError) {
 		slog.Duration("took", took.Round(time.Microsecond)),
 		slog.String("agent", printable(c.UserAgent())),
 	}
+	if c.route.Kind == Other {
+		attrs = append(attrs, slog.String("path", printable(c.URL.Path)))
+	}
 	if rng := c.Header.Get("Range"); rng != "" {
 		attrs = append(attrs, slog.String("range", printable(rng)))
 	}

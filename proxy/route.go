@@ -13,14 +13,15 @@ type Kind uint8
 
 // The kinds of requests.
 const (
-	Ping Kind = iota
+	Other Kind = iota // none of the below: refused
+	Ping
 	Manifest
 	Blob
 	Tags
 	Referrers
 )
 
-var kindNames = [...]string{"ping", "manifest", "blob", "tags", "referrers"}
+var kindNames = [...]string{"other", "ping", "manifest", "blob", "tags", "referrers"}
 
 // String returns the kind's name as metrics and logs have it.
 func (k Kind) String() string { return kindNames[k] }

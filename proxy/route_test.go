@@ -34,9 +34,9 @@ func TestParse(t *testing.T) {
 		path, ns string
 		want     proxy.Route
 	}{
-		{"/v2", "", proxy.Route{}},
-		{"/v2/", "", proxy.Route{}},
-		{"/v2/", "evil.example", proxy.Route{}},
+		{"/v2", "", proxy.Route{Kind: proxy.Ping}},
+		{"/v2/", "", proxy.Route{Kind: proxy.Ping}},
+		{"/v2/", "evil.example", proxy.Route{Kind: proxy.Ping}},
 		{"/v2/alpine/manifests/3.20", "", proxy.Route{Kind: proxy.Manifest, Upstream: "docker.io", Name: "library/alpine", Tag: "3.20"}},
 		{"/v2/library/alpine/manifests/3.20", "docker.io", proxy.Route{Kind: proxy.Manifest, Upstream: "docker.io", Name: "library/alpine", Tag: "3.20", Namespace: "docker.io"}},
 		{"/v2/alpine/manifests/3.20", "Index.Docker.IO", proxy.Route{Kind: proxy.Manifest, Upstream: "docker.io", Name: "library/alpine", Tag: "3.20", Namespace: "Index.Docker.IO"}},
