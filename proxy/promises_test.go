@@ -18,9 +18,14 @@ import (
 	"github.com/entrepot/entrepot/upstream"
 )
 
+// patient are timeouts that a starved machine does not reach: what times out is asked for again.
+func patient() upstream.Timeouts {
+	return upstream.Timeouts{Connect: time.Minute, Headers: time.Minute, Stall: time.Minute, Patience: time.Minute}
+}
+
 // TestOneFetch is promise 1: however many clients, in whatever way, once.
 func TestOneFetch(t *testing.T) {
-	const size = 5*mib + 4321
+	const size = 2*mib + 4321
 	want := content(1, size)
 	d := digestOf(want)
 	rows := []struct {
@@ -62,7 +67,7 @@ func TestOneFetch(t *testing.T) {
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
-			s := newStand(t, setup{registry: row.o, cache: cache.Options{PieceSize: 512 << 10}})
+			s := newStand(t, setup{registry: row.o, timeouts: patient(), cache: cache.Options{PieceSize: 256 << 10}})
 			s.registry.AddBlob(repo, want)
 			var wg sync.WaitGroup
 			for i := range row.clients {
@@ -84,11 +89,11 @@ func TestOneFetch(t *testing.T) {
 
 // TestHerd: 32 cold clients on one image of 8 layers, as clients that ask by tag do.
 func TestHerd(t *testing.T) {
-	s := newStand(t, setup{registry: registrytest.Options{Total: 100 << 20}, cache: cache.Options{PieceSize: 512 << 10}})
+	s := newStand(t, setup{registry: registrytest.Options{Total: 100 << 20}, timeouts: patient(), cache: cache.Options{PieceSize: 256 << 10}})
 	var layers [][]byte
 	size := int64(0)
 	for i := range 8 {
-		layers = append(layers, content(uint64(10+i), int64(mib+i*300_000)))
+		layers = append(layers, content(uint64(10+i), int64(mib/2+i*100_000)))
 	}
 	img := s.registry.AddImage(repo, "v1", layers...)
 	size += img.Config.Size
