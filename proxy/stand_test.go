@@ -54,7 +54,6 @@ type setup struct {
 	cache    cache.Options
 	timeouts upstream.Timeouts
 	policy   proxy.Policy
-	instance string
 }
 
 func newStand(t *testing.T, o setup) *stand {

@@ -72,7 +72,8 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.rc.Read(p)
 	b.since.Store(0)
 	b.n.Add(int64(n))
-	if err == nil || err == io.EOF {
+	b.c.meter.pay(b.ctx, n)
+	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
 	err = b.explain(err)

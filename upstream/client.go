@@ -52,6 +52,7 @@ type Options struct {
 	AllowRedirect func(host string) bool // hosts on private addresses that a redirect may lead to; nil: none
 	Timeouts      Timeouts
 	Requests      int    // at once, in all, tokens apart; default 64. A quarter is kept for what is not a blob
+	Bandwidth     int64  // most bytes of bodies a second, all together; 0: no limit
 	UserAgent     string // default "entrepot"
 	Via           string // value of the Via header of each request, "" for none
 	// Resolve looks names up; nil is the system's resolver. What it returns is checked like any address.
@@ -66,6 +67,7 @@ type Client struct {
 	endpoints []*endpoint
 	tokens    *tokens
 	places    *places
+	meter     *meter
 	api, blob *semaphore.Weighted // requests under way, until their bodies are closed
 	sign      *semaphore.Weighted // token requests: apart, for whoever waits for one holds a place already
 
@@ -91,6 +93,7 @@ func newClient(o Options, dial dialFunc) (*Client, error) {
 		o:      o,
 		tokens: newTokens(),
 		places: newPlaces(),
+		meter:  newMeter(o.Bandwidth),
 		api:    semaphore.NewWeighted(int64(max(1, o.Requests/4))),
 		blob:   semaphore.NewWeighted(int64(max(1, o.Requests-o.Requests/4))),
 		sign:   semaphore.NewWeighted(tokenRequests),

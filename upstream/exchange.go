@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -78,7 +79,7 @@ func (c *Client) exchange(s *span, ep *endpoint, r *request, place *url.URL) (*a
 		sem.Release(1)
 		c.o.Observe(Event{Kind: r.kind, Result: result, Bytes: n, Duration: time.Since(started)})
 	}
-	resp, from, err := c.send(x, r, place)
+	resp, from, err := c.send(x, r, place) //nolint:bodyclose // it is the answer's body
 	if err != nil {
 		x.cancel(context.Canceled)
 		done(resultOf(err), 0)
@@ -92,7 +93,7 @@ func (c *Client) exchange(s *span, ep *endpoint, r *request, place *url.URL) (*a
 
 // busy says that no place in the queue came free.
 func (c *Client) busy(s *span, r *request, cause error) error {
-	if s.caller.Err() == nil && cause == errPatience {
+	if s.caller.Err() == nil && errors.Is(cause, errPatience) {
 		return c.fail(fault.Unavailable, r.op(), "all %d requests that this upstream may have at once are under way (limits.requests)", c.o.Requests)
 	}
 	return c.wireError(s.caller, r.op(), cause, cause)

@@ -130,6 +130,6 @@ func (c *Client) dress(req *http.Request) {
 
 // discard closes a body of no interest, and keeps its connection if the rest is short.
 func discard(resp *http.Response) {
-	io.CopyN(io.Discard, resp.Body, 4<<10)
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
 	resp.Body.Close()
 }

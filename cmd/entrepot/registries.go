@@ -168,6 +168,7 @@ func (p place) options() upstream.Options {
 			Stall: time.Duration(t.Stall), Patience: time.Duration(t.Patience),
 		},
 		Requests:  p.u.Limits.Requests,
+		Bandwidth: int64(p.u.Limits.Bandwidth),
 		UserAgent: "entrepot/" + version(),
 		Via:       p.r.shared.via,
 		Log:       p.r.shared.log,
