@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -136,6 +137,53 @@ func TestLostIndex(t *testing.T) {
 				t.Errorf("after the rebuild: Linked = %d, %v", size, ok)
 			}
 		})
+	}
+}
+
+// TestDamagedIndex: damage at 60 places, and what was pulled is served all the same.
+func TestDamagedIndex(t *testing.T) {
+	o := cache.Options{Dir: t.TempDir()}
+	s := open(t, o)
+	b := randomBlob(22, 2000)
+	m := manifestOf(b)
+	m.Tag = "v1"
+	s.PutManifest(m)
+	for i := range 50 {
+		other := cache.Repo{Upstream: "docker.io", Name: fmt.Sprintf("library/r%d", i)}
+		s.Link(other, randomBlob(uint64(i), 10).digest)
+	}
+	mustPull(t, s, b, &source{key: "a", blob: b}, 0, -1)
+	if err := s.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	snapshot := filepath.Join(o.Dir, "index", "snapshot")
+	good, err := os.ReadFile(snapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range 60 {
+		bad := bytes.Clone(good)
+		at := rng.IntN(len(bad))
+		bad[at] ^= byte(1 + rng.IntN(255))
+		if i%10 == 9 {
+			bad = bad[:at]
+		}
+		if err := os.WriteFile(snapshot, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, o)
+		mustPull(t, s, b, &source{key: "gone"}, 0, -1)
+		eventually(t, func() bool { return s.Stats().IndexLoaded })
+		if size, ok := s.Linked(alpine, b.digest); !ok || size != 2000 {
+			t.Errorf("damage at %d: Linked = %d, %v", at, size, ok)
+		}
+		if tag, ok := s.Tag(alpine, "v1"); !ok || tag.Digest != m.Digest {
+			t.Errorf("damage at %d: Tag = %v, %v", at, tag, ok)
+		}
+		if err := s.Close(context.Background()); err != nil {
+			t.Errorf("damage at %d: %v", at, err)
+		}
 	}
 }
 

@@ -47,6 +47,8 @@ func TestBlobFaults(t *testing.T) {
 		{"an encoding", registrytest.Options{}, []registrytest.Fault{{Match: blob, Times: 1, Encoding: "gzip"}}, 1.2},
 		{"garbage", registrytest.Options{}, []registrytest.Fault{{Match: blob, Times: 1, Garbage: true}}, 1.02},
 		{"no Content-Length", registrytest.Options{}, []registrytest.Fault{{Match: blob, NoLength: true}}, 1.02},
+		{"no size at all", registrytest.Options{NoRanges: true}, []registrytest.Fault{{Match: blob, NoLength: true}}, 1.02},
+		{"no size at all and cut", registrytest.Options{NoRanges: true}, []registrytest.Fault{{Match: blob, Times: 1, NoLength: true, CutShare: 0.6}, {Match: blob, NoLength: true}}, 2.1},
 		{"ranges ignored", registrytest.Options{NoRanges: true}, nil, 1.02},
 		{"ranges ignored and cut", registrytest.Options{NoRanges: true}, []registrytest.Fault{{Match: blob, Times: 1, CutShare: 0.6}}, 2.1}, // it has to begin anew
 		{"the signed address is refused", registrytest.Options{Storage: true}, []registrytest.Fault{{Match: storage, Skip: 1, Times: 1, Status: 403}}, 1.02},
@@ -91,6 +93,7 @@ func TestDamagedBlobs(t *testing.T) {
 		{"large, first byte, once", large, "", registrytest.Fault{Match: blob, Times: 1, Corrupt: true}, 200},
 		{"large, last range", large, "", registrytest.Fault{Match: blob, Skip: 4, Times: 1, CorruptAt: 1000}, 200},
 		{"large, open range", large, "bytes=1000-", registrytest.Fault{Match: blob, Times: 1, CorruptAt: 7}, 206},
+		{"no size, once", large, "", registrytest.Fault{Match: blob, Times: 1, CorruptAt: 99, IgnoreRange: true, NoLength: true}, 200},
 		{"small, once", small, "", registrytest.Fault{Match: blob, Times: 1, CorruptAt: 99}, 200},
 		{"small, always", small, "", registrytest.Fault{Match: blob, CorruptAt: 99}, 503},
 		{"large, always", large, "", registrytest.Fault{Match: blob, CorruptAt: 99}, 200},
