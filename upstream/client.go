@@ -68,7 +68,7 @@ type Client struct {
 	tokens    *tokens
 	places    *places
 	meter     *meter
-	api, blob *semaphore.Weighted // requests under way, until their bodies are closed
+	api, blob *gate               // requests under way, until their bodies are closed
 	sign      *semaphore.Weighted // token requests: apart, for whoever waits for one holds a place already
 
 	ctx   context.Context // ends with Close
@@ -94,8 +94,8 @@ func newClient(o Options, dial dialFunc) (*Client, error) {
 		tokens: newTokens(),
 		places: newPlaces(),
 		meter:  newMeter(o.Bandwidth),
-		api:    semaphore.NewWeighted(int64(max(1, o.Requests/4))),
-		blob:   semaphore.NewWeighted(int64(max(1, o.Requests-o.Requests/4))),
+		api:    newGate(o.Requests / 4),
+		blob:   newGate(o.Requests - o.Requests/4),
 		sign:   semaphore.NewWeighted(tokenRequests),
 	}
 	for _, e := range o.Endpoints {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/entrepot/entrepot/internal/fault"
-	"golang.org/x/sync/semaphore"
 )
 
 // request is a question to the registry; it doesn't change while it is tried.
@@ -50,7 +49,7 @@ type answer struct {
 }
 
 // slots is what bounds requests of a lane.
-func (c *Client) slots(l lane) *semaphore.Weighted {
+func (c *Client) slots(l lane) *gate {
 	if l == laneBlob {
 		return c.blob
 	}
@@ -69,14 +68,14 @@ func (c *Client) exchange(s *span, ep *endpoint, r *request, place *url.URL) (*a
 		x.header.Set("Range", r.rng)
 	}
 	started := time.Now()
-	sem := c.slots(r.lane)
-	if err := sem.Acquire(x.ctx, 1); err != nil {
+	places := c.slots(r.lane)
+	if err := places.enter(x.ctx, r.tail); err != nil {
 		cause := context.Cause(x.ctx)
 		x.cancel(context.Canceled)
 		return nil, c.busy(s, r, cause)
 	}
 	done := func(result string, n int64) {
-		sem.Release(1)
+		places.leave(r.tail)
 		c.o.Observe(Event{Kind: r.kind, Result: result, Bytes: n, Duration: time.Since(started)})
 	}
 	resp, from, err := c.send(x, r, place) //nolint:bodyclose // it is the answer's body
