@@ -49,7 +49,8 @@ const (
 	copyBuffer = 128 << 10   // of a request, and of the hasher
 	backlog    = 64          // abandoned fills that wait for a background slot; more are parked
 
-	manifestWriters = 16 // manifests that are written to the disk at once
+	manifestWriters = 16          // manifests that are written to the disk at once
+	indexTime       = time.Second // kept of Detach's time for the index
 )
 
 // A Store keeps content in a folder, which it holds a lock on while it is open. Its methods
@@ -196,7 +197,7 @@ func (s *Store) diskTrouble(doing string, err error) {
 }
 
 // Detach gives the folder up so that another process can open it: fills without readers
-// are parked at once; the others may end until ctx does, and then go on for
+// are parked at once; the others may end until shortly before ctx does, and then go on for
 // their readers alone. Content that is asked for afterwards is passed through.
 func (s *Store) Detach(ctx context.Context) error {
 	s.mu.Lock()
@@ -214,10 +215,12 @@ func (s *Store) Detach(ctx context.Context) error {
 		}
 	}
 	s.mu.Unlock()
+	fills, cancel := earlier(ctx, indexTime)
+	defer cancel()
 	for _, f := range running {
 		select {
 		case <-f.done:
-		case <-ctx.Done():
+		case <-fills.Done():
 			f.makeOrphan()
 		}
 	}
@@ -227,7 +230,20 @@ func (s *Store) Detach(ctx context.Context) error {
 	s.writing.Wait()
 	s.gone.Store(true)
 	err := s.index.Close(ctx)
+	if err != nil { // it gives its snapshot up; the folder is ours until it has
+		late, cancel := context.WithTimeout(context.Background(), indexTime)
+		defer cancel()
+		err = errors.Join(err, s.index.Close(late))
+	}
 	return errors.Join(err, s.lock.Close())
+}
+
+// earlier returns a context that ends d before ctx does.
+func earlier(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if end, ok := ctx.Deadline(); ok {
+		return context.WithDeadline(ctx, end.Add(-d))
+	}
+	return context.WithCancel(ctx)
 }
 
 // Close ends all fills, keeping what has landed, and gives the folder up.

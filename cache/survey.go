@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -65,7 +66,11 @@ func (s *Store) rebuildIndex() {
 	if !s.index.NeedRebuild() {
 		return
 	}
-	s.log.Info("the index is rebuilt from the files", "dir", s.opt.Dir)
+	level := slog.LevelInfo
+	if s.count.blobs.Load() == 0 { // a first start: nothing was lost
+		level = slog.LevelDebug
+	}
+	s.log.Log(s.ctx, level, "the index is rebuilt from the files", "dir", s.opt.Dir)
 	err := s.index.Rebuild(s.ctx, index.Files{
 		Blobs: func(yield func(v1.Hash, index.Facts) bool) error {
 			return s.files.walkBlobs(func(d v1.Hash, info fs.FileInfo) bool {
@@ -77,7 +82,7 @@ func (s *Store) rebuildIndex() {
 	})
 	switch {
 	case err == nil:
-		s.log.Info("the index is whole again")
+		s.log.Log(s.ctx, level, "the index is whole again")
 	case !errors.Is(err, context.Canceled) && !errors.Is(err, index.ErrClosed):
 		s.diskTrouble("rebuild the index", err)
 	}

@@ -203,7 +203,7 @@ func (h *Handler) account(w *response, c *call, s *Settings, api *apiError) {
 	}
 	result := w.Header().Get("X-Cache")
 	h.o.Metrics.Request(label, c.route.Kind.String(), result, w.status, w.sent, w.firstByte, took)
-	failed := api != nil && (w.status >= http.StatusInternalServerError || w.cut && c.Context().Err() == nil)
+	failed := api != nil && (w.status >= http.StatusInternalServerError || w.cut && !w.lost && c.Context().Err() == nil)
 	if !s.Access && !failed {
 		return
 	}

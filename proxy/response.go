@@ -3,6 +3,7 @@ package proxy
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -20,6 +21,7 @@ type response struct {
 	sent      int64         // bytes of the body
 	firstByte time.Duration // until the first of them
 	cut       bool          // the body must not be ended as if it were whole
+	lost      bool          // the client takes no more
 	stalled   time.Duration // > 0: a write may last so long
 }
 
@@ -48,6 +50,7 @@ func (w *response) Write(p []byte) (int, error) {
 	w.extend()
 	n, err := w.ResponseWriter.Write(p)
 	w.count(int64(n))
+	w.lost = w.lost || err != nil && !errors.Is(err, http.ErrBodyNotAllowed)
 	return n, err
 }
 
@@ -58,19 +61,25 @@ func (w *response) ReadFrom(r io.Reader) (total int64, err error) {
 		return io.Copy(struct{ io.Writer }{w}, r)
 	}
 	if w.stalled <= 0 {
-		n, err := rf.ReadFrom(r)
-		w.count(n)
-		return n, err
+		return w.readFrom(rf, r)
 	}
 	for {
 		w.extend()
-		n, err := rf.ReadFrom(io.LimitReader(r, step))
-		w.count(n)
+		n, err := w.readFrom(rf, io.LimitReader(r, step))
 		total += n
 		if err != nil || n < step {
 			return total, err
 		}
 	}
+}
+
+// readFrom hands r on, which may be a file on a disk that fails: what the network says is the client's doing.
+func (w *response) readFrom(rf io.ReaderFrom, r io.Reader) (int64, error) {
+	n, err := rf.ReadFrom(r)
+	w.count(n)
+	var op *net.OpError
+	w.lost = w.lost || errors.As(err, &op)
+	return n, err
 }
 
 func (w *response) count(n int64) {

@@ -43,7 +43,7 @@ func (x *Index) load(ctx context.Context) bool {
 	case ctx.Err() != nil:
 		return false
 	case errors.Is(err, fs.ErrNotExist):
-		x.o.Log.Info("index: no snapshot, to be rebuilt from the files")
+		x.o.Log.Debug("index: no snapshot, to be rebuilt from the files")
 	case err != nil:
 		x.o.Log.Warn("index: snapshot of no use, to be rebuilt from the files", "file", x.snapshotPath(), "err", err)
 	default:
