@@ -91,14 +91,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve finds out what is asked for and answers it.
 func (h *Handler) serve(w *response, c *call, s *Settings) error {
 	w.Header().Set("X-Request-Id", w.id)
+	w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if err := h.admit(c.Request, s); err != nil {
 		return err
 	}
 	if err := c.find(s); err != nil {
 		return err
 	}
-	w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if c.route.Namespace != "" {
 		w.Header().Set("OCI-Namespace", c.route.Namespace)
 	}

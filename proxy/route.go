@@ -166,9 +166,9 @@ func cutLast(s string) (before, after string, ok bool) {
 	return s[:i], s[i+1:], true
 }
 
-// printable is s for a message: short, and nothing but printable ASCII.
+// printable is s for a message: of bounded length, and nothing but printable ASCII.
 func printable(s string) string {
-	const most = 200
+	const most = 1000
 	clean := strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return '?'

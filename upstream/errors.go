@@ -105,6 +105,8 @@ func kindOf(status int, code string) fault.Kind {
 		return fault.NotFound
 	case http.StatusTooManyRequests:
 		return fault.Throttled
+	case http.StatusLoopDetected:
+		return fault.Refused
 	case http.StatusRequestTimeout, http.StatusTooEarly:
 		return fault.Unavailable
 	case http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusRequestedRangeNotSatisfiable:

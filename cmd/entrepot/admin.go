@@ -90,7 +90,7 @@ func askAdmin(ctx context.Context, socket, path string, into any) error {
 }
 
 func newStatus() *cobra.Command {
-	var output string
+	var output format
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say what the running daemon holds and does",

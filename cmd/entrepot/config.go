@@ -41,11 +41,11 @@ func newConfig() *cobra.Command {
 			return err
 		},
 	})
-	return cmd
+	return group(cmd)
 }
 
 func newConfigCheck() *cobra.Command {
-	var output string
+	var output format
 	cmd := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Say whether a configuration is right, and if not, where it is wrong",

@@ -24,7 +24,8 @@ type daemon struct {
 	log       *slog.Logger
 	level     *slog.LevelVar
 	started   time.Time
-	instance  string // our name in Via
+	initial   *config.Config // of the start: what a reload does not apply is in force as it has it
+	instance  string         // our name in Via
 	metrics   *metrics.Metrics
 	store     *cache.Store
 	handler   *proxy.Handler
@@ -42,7 +43,7 @@ type daemon struct {
 }
 
 func newDaemon(path string, cfg *config.Config, stderr io.Writer) (*daemon, error) {
-	d := &daemon{path: path, cfg: cfg, started: time.Now(), loaded: time.Now(), level: new(slog.LevelVar), instance: instanceName()}
+	d := &daemon{path: path, initial: cfg, cfg: cfg, started: time.Now(), loaded: time.Now(), level: new(slog.LevelVar), instance: instanceName()}
 	d.log = newLogger(cfg.Log, d.level, stderr)
 	d.metrics = metrics.New(version())
 	var err error
@@ -134,7 +135,7 @@ func (d *daemon) apply() error {
 	}
 	setLevel(d.level, cfg.Log)
 	d.handler.Reconfigure(settings(cfg, r))
-	d.restart = cfg.Restart(d.cfg)
+	d.restart = cfg.Restart(d.initial)
 	if len(d.restart) == 0 {
 		d.restart = nil
 	}
@@ -171,7 +172,7 @@ func (d *daemon) status() Status {
 	if d.reloaded != nil {
 		s.Config.Error = d.reloaded.Error()
 	}
-	s.setCache(string(d.cfg.Cache.Dir), d.store.Stats())
+	s.setCache(string(d.initial.Cache.Dir), d.store.Stats())
 	for _, u := range d.cfg.Upstreams {
 		s.Upstreams = append(s.Upstreams, string(u.Name))
 	}

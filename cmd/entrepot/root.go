@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/entrepot/entrepot/config"
 )
 
 // Exit codes, as docs/commands.md has them.
@@ -33,7 +35,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintf(stderr, "entrepot: %v\n", err)
+	if _, ok := errors.AsType[*config.Error](err); ok {
+		fmt.Fprintln(stderr, err) // each line has its own place before it
+	} else {
+		fmt.Fprintf(stderr, "entrepot: %v\n", err)
+	}
 	var usage usageError
 	if errors.As(err, &usage) {
 		return exitUsage
@@ -49,16 +55,32 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       version(),
-		Args:          cobra.NoArgs,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringP("config", "c", os.Getenv("ENTREPOT_CONFIG"), "configuration `file` ($ENTREPOT_CONFIG); none: the defaults")
 	root.AddCommand(newServe(), newStatus(), newConfig(), newVersion())
-	return root
+	return group(root)
+}
+
+// group makes cmd one that only has others below it: alone it prints its help,
+// and a word that is none of them is a mistake.
+func group(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		hint := ""
+		if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+			hint = "; did you mean " + like[0] + "?"
+		}
+		return usageError{fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), hint)}
+	}
+	return cmd
 }
 
 func newVersion() *cobra.Command {
-	var output string
+	var output format
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",

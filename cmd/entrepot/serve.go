@@ -76,7 +76,7 @@ func (d *daemon) run(ctx context.Context) error {
 	for _, l := range open {
 		d.listening = append(d.listening, l.Addr().String())
 		l = clientListener{l, time.Duration(cfg.Server.StalledClient)}
-		go func() { failed <- serveListener(api, l) }()
+		go func() { failed <- serveListener(api, l, tlsConfig != nil) }()
 	}
 	d.log.Info("serving", "listen", d.listening, "metrics", cfg.Metrics.Listen, "admin", cfg.Admin.Socket,
 		"cache", cfg.Cache.Dir, "upstreams", len(cfg.Upstreams), "version", version())
@@ -86,9 +86,11 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-func serveListener(s *http.Server, l net.Listener) error {
+// serveListener serves l until the server is shut down. secure says whether by TLS: once a
+// server runs, its TLSConfig does not tell, for net/http sets that in any case.
+func serveListener(s *http.Server, l net.Listener, secure bool) error {
 	var err error
-	if s.TLSConfig != nil {
+	if secure {
 		err = s.ServeTLS(l, "", "")
 	} else {
 		err = s.Serve(l)
@@ -153,13 +155,37 @@ func (d *daemon) notify(state string) {
 func (d *daemon) server(h http.Handler) *http.Server {
 	cfg := d.config()
 	return &http.Server{
-		Handler:           h,
+		Handler:           withoutBody(h),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       time.Duration(cfg.Server.IdleTimeout),
 		MaxHeaderBytes:    64 << 10,
 		HTTP2:             &http.HTTP2Config{WriteByteTimeout: time.Duration(cfg.Server.StalledClient), SendPingTimeout: time.Minute},
 		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelDebug), // clients' mistakes
 	}
+}
+
+const (
+	bodyTime = 2 * time.Second
+	bodySize = 256 << 10
+)
+
+// withoutBody bounds the wait for bodies of requests. Nothing here reads one, but net/http takes
+// it in before it sends the answer, and has no time limit for that which spares long answers.
+func withoutBody(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			rc := http.NewResponseController(w)
+			_ = rc.SetReadDeadline(time.Now().Add(bodyTime)) // not all writers can
+			if r.Method == http.MethodGet || r.Method == http.MethodHead {
+				// The answer may be long, and the time limit would break it: be done with the body before.
+				if n, err := io.Copy(io.Discard, io.LimitReader(r.Body, bodySize)); err != nil || n == bodySize {
+					panic(http.ErrAbortHandler) // net/http's way to close a connection; it logs nothing
+				}
+				_ = rc.SetReadDeadline(time.Time{})
+			}
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 func closeAll(open []net.Listener) error {
