@@ -42,7 +42,7 @@ func (s *Store) Blob(ctx context.Context, d v1.Hash, src Source, ask Ask) (*Read
 	opening, cancel := context.WithTimeout(ctx, s.opt.Patience)
 	defer cancel()
 	for {
-		r := &Reader{ctx: ctx, store: s, digest: d, src: src, waiter: waiter{wake: make(chan struct{}, 1)}}
+		r := &Reader{ctx: ctx, store: s, digest: d, src: src, size: -1, waiter: waiter{wake: make(chan struct{}, 1)}}
 		if found, err := s.hit(r, ask); found || err != nil {
 			return r, err
 		}
@@ -86,13 +86,14 @@ func (s *Store) hit(r *Reader, ask Ask) (bool, error) {
 func (s *Store) join(r *Reader, ask Ask) (*fill, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if until, ok := s.bad[r.digest]; ok && time.Now().Before(until) {
+	now := time.Now()
+	if now.Before(s.bad[badKey{r.digest, r.src.Key()}]) {
 		return nil, ErrDamaged
 	}
 	f := s.fills[r.digest]
 	r.origin = Joined
 	if f == nil {
-		if s.detached {
+		if s.detached || now.Before(s.tooLarge[r.digest]) {
 			return nil, errNoRoom
 		}
 		f = newFill(s, r.digest, ask)

@@ -25,7 +25,33 @@ import (
 type files struct {
 	root   string
 	boot   [16]byte
-	naming *sync.Mutex // makes "is it there?" and rename one step
+	folder *folder
+}
+
+// folder says whether the files are ours to change. What changes names asks it, so that what ends late
+// does not change the files of the next process.
+type folder struct {
+	mu       sync.Mutex
+	released bool
+}
+
+var errReleased = errors.New("the folder belongs to another process now")
+
+// change runs f, one at a time, unless the folder is released.
+func (o *folder) change(f func() error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.released {
+		return errReleased
+	}
+	return f()
+}
+
+// release ends all changes, for good.
+func (o *folder) release() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.released = true
 }
 
 // layout makes the folders that are missing; the index sees to its own.
@@ -74,18 +100,21 @@ func (x files) blobSize(d v1.Hash) (int64, bool) {
 }
 
 // openFill opens the data and the record of a fill, new or left by an earlier one.
-func (x files) openFill(d v1.Hash) (*os.File, *ledger, error) {
-	dir := x.fillDir(d)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, nil, err
-	}
-	data, err := os.OpenFile(x.fillData(d), os.O_RDWR|os.O_CREATE, 0o600)
+func (x files) openFill(d v1.Hash) (data *os.File, l *ledger, err error) {
+	err = x.folder.change(func() (err error) {
+		if err := os.MkdirAll(x.fillDir(d), 0o700); err != nil {
+			return err
+		}
+		if data, err = os.OpenFile(x.fillData(d), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+			return err
+		}
+		if l, err = openLedger(x.fillDir(d), x.boot); err != nil {
+			return errors.Join(err, data.Close())
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, nil, err
-	}
-	l, err := openLedger(dir, x.boot)
-	if err != nil {
-		return nil, nil, errors.Join(err, data.Close())
 	}
 	if have := l.spans(); len(have) > 0 {
 		if info, err := data.Stat(); err != nil || info.Size() < have[len(have)-1].End {
@@ -95,9 +124,12 @@ func (x files) openFill(d v1.Hash) (*os.File, *ledger, error) {
 	return data, l, nil
 }
 
-// commit gives verified content its name. It reports whether it was not there before,
+// commit gives verified content of size bytes its name. It reports whether it was not there before,
 // also when there is an error: the name may then not outlive a loss of power.
-func (x files) commit(d v1.Hash, data *os.File) (fresh bool, err error) {
+func (x files) commit(d v1.Hash, data *os.File, size int64) (fresh bool, err error) {
+	if err := data.Truncate(size); err != nil { // what lies behind was not verified
+		return false, err
+	}
 	if err := datasync(data); err != nil {
 		return false, err
 	}
@@ -108,17 +140,31 @@ func (x files) commit(d v1.Hash, data *os.File) (fresh bool, err error) {
 // name moves a synced file to its place under blobs/.
 func (x files) name(from string, d v1.Hash) (fresh bool, err error) {
 	to := x.blobPath(d)
-	x.naming.Lock()
-	_, there := x.blobSize(d)
-	err = os.Rename(from, to)
-	x.naming.Unlock()
+	err = x.folder.change(func() error {
+		_, there := x.blobSize(d)
+		fresh = !there
+		return os.Rename(from, to)
+	})
 	if err != nil {
 		return false, err
 	}
-	return !there, syncDir(filepath.Dir(to))
+	return fresh, syncDir(filepath.Dir(to))
 }
 
-func (x files) discardFill(d v1.Hash) error { return os.RemoveAll(x.fillDir(d)) }
+func (x files) discardFill(d v1.Hash) error {
+	return x.folder.change(func() error { return os.RemoveAll(x.fillDir(d)) })
+}
+
+// syncFill makes what has landed of a fill count after a boot too: data first, then its record.
+func (x files) syncFill(data *os.File, l *ledger) error {
+	if l.size < 0 {
+		return nil
+	}
+	if err := datasync(data); err != nil {
+		return fmt.Errorf("sync a fill: %w", err)
+	}
+	return x.folder.change(l.writeSynced)
+}
 
 // writeBlob stores small verified content in one go, with the result of commit.
 func (x files) writeBlob(d v1.Hash, raw []byte) (fresh bool, err error) {

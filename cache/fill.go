@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"sync"
@@ -17,6 +18,9 @@ const verifiedFirst = 1 << 20
 
 // errNoRoom ends a fill that the disk can't take; its readers are served straight through.
 var errNoRoom = errors.New("cache: no room on disk")
+
+// errHandedOver is errNoRoom for a fill that the next process goes on with.
+var errHandedOver = fmt.Errorf("the folder is given up: %w", errNoRoom)
 
 // phase is how far a fill has come.
 type phase uint8
@@ -49,14 +53,17 @@ type fill struct {
 	readers []*Reader
 	waiters []*waiter
 	ledger  *ledger
-	active  int   // requests in flight
-	assumed bool  // the size is an earlier fill's; no source has confirmed it to this one
-	bad     bool  // what landed is wrong and about to be discarded
-	single  bool  // second attempt: one plain stream
-	rest    bool  // somebody's answer depends on the whole blob
-	rate    int64 // bytes a second that one connection brings
-	first   Span  // what the first reader asked for, before the size is known
-	orphan  bool  // the folder belongs to another daemon now: never commit
+	active  int       // requests in flight
+	writers int       // of these, the ones whose answers are being written
+	assumed bool      // the size is an earlier fill's; no source has confirmed it to this one
+	begun   bool      // an answer has claimed what it brings, whatever it was asked for
+	bad     bool      // what landed is wrong and about to be discarded
+	single  bool      // second attempt: one plain stream
+	rest    bool      // somebody's answer depends on the whole blob
+	rate    int64     // bytes a second that one connection brings
+	first   Span      // what the first reader asked for, before the size is known
+	lonely  time.Time // since when there is no reader
+	asked   time.Time // when the latest request was planned
 
 	slot     bool         // holds one of the store's background slots; the owner's alone
 	reserved atomic.Int64 // bytes of the quota that the fill holds
@@ -127,8 +134,9 @@ func (f *fill) join(r *Reader, src Source, ask Ask) (*supply, error) {
 		own = &supply{Source: src}
 		f.sources = append(f.sources, own)
 	case own.dead != nil: // a new reader is a new reason to ask
-		own.dead, own.failures, own.retryAt = nil, 0, time.Time{}
+		own.dead, own.failures, own.retryAt, own.beyond = nil, 0, time.Time{}, 0
 	}
+	own.Source = src // with the credentials of today
 	own.confirmed = own.confirmed || ask.Confirmed
 	r.ask = ask
 	if f.size >= 0 {
@@ -146,28 +154,21 @@ func (f *fill) leave(r *Reader) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.readers = remove(f.readers, r)
+	f.lonely = time.Now()
 	f.store.count.following.Add(-1)
 	f.waiters = remove(f.waiters, &r.waiter)
 	f.wakeOwner()
 }
 
-// park ends a fill that nobody reads; it reports whether the fill goes on.
+// park ends a fill that nobody reads; it reports whether it was one.
 func (f *fill) park() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.readers) == 0 {
-		f.settle(failed, errParked)
+	if len(f.readers) > 0 || f.phase != filling {
+		return false
 	}
-	return f.phase == filling
-}
-
-// orphan cuts the fill off from its folder, which is another process's from
-// now on: it goes on for its readers, in a file without a name.
-func (f *fill) makeOrphan() {
-	f.mu.Lock()
-	f.orphan = true
-	f.mu.Unlock()
-	f.store.discard(f.digest)
+	f.settle(failed, errParked)
+	return true
 }
 
 // closeFiles lets go of the data and its record.
@@ -190,9 +191,13 @@ func remove[T comparable](s []T, x T) []T {
 	return s
 }
 
-// beginAll places the readers that came before the size was known. Called with mu held.
+// beginAll places the readers that came before the size was known. Those that have told their client
+// another size can only be cut. Called with mu held.
 func (f *fill) beginAll() {
 	for _, r := range f.readers {
+		if r.size >= 0 && r.size != f.size {
+			r.cut = ErrDamaged
+		}
 		r.begin(f.size)
 	}
 }
@@ -264,10 +269,12 @@ func (f *fill) sleep(ctx context.Context, next step) bool {
 		timer = t.C
 	}
 	var slot chan<- struct{}
-	if next.wantSlot {
-		slot = f.store.background
+	if next.idle {
 		f.store.count.idle.Add(1)
 		defer f.store.count.idle.Add(-1)
+	}
+	if next.wantSlot {
+		slot = f.store.background
 	}
 	select {
 	case <-ctx.Done():
@@ -300,6 +307,8 @@ func (f *fill) hasReaders() bool {
 // open makes the folder and the file, and takes up what an earlier fill has left.
 func (f *fill) open() bool {
 	if size, ok := f.store.files.blobSize(f.digest); ok { // committed while we were on our way
+		f.reserved.Store(f.store.unpark(f.digest).bytes)
+		f.store.discard(f.digest) // what an earlier fill has left is of no use any more
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.size = size
@@ -315,34 +324,19 @@ func (f *fill) open() bool {
 		f.fail(errNoRoom)
 		return false
 	}
-	f.reserved.Store(f.store.unpark(f.digest))
+	left := f.store.unpark(f.digest)
+	f.reserved.Store(left.bytes)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.file, f.ledger = file, ledger
 	if ledger.size >= 0 {
 		f.size, f.landed = ledger.size, ledger.spans()
-		f.taken, f.assumed = slices.Clone(f.landed), true
+		if left.size == ledger.size && left.landed != nil {
+			f.landed = left.landed
+		}
+		f.taken, f.assumed = slices.Clone(f.landed), left.size != ledger.size
 		f.beginAll()
 		f.wakeAll()
 	}
 	return true
-}
-
-// end puts the fill away: committed, kept for later, or discarded.
-func (f *fill) end() {
-	f.releaseSlot()
-	f.mu.Lock()
-	f.settle(failed, ErrClosed)
-	out := outcome{phase: f.phase, err: f.err, size: f.size, landed: f.landed.total(), orphan: f.orphan}
-	f.mu.Unlock()
-	f.store.conclude(f, out)
-}
-
-// outcome is what a fill has come to, for the store to act upon.
-type outcome struct {
-	phase  phase
-	err    error
-	size   int64
-	landed int64
-	orphan bool
 }

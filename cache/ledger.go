@@ -3,10 +3,10 @@ package cache
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 )
 
 // grain is the step in which landed bytes are recorded.
@@ -25,6 +25,7 @@ type ledger struct {
 	file *os.File // state
 	size int64    // -1: not known, nothing is recorded
 	bits []byte
+	head atomic.Bool // the header on disk is this size's
 }
 
 // mark is a piece of the bitmap to be written.
@@ -77,11 +78,12 @@ func bitmapLen(size int64) int64 { return (size/grain + 1 + 7) / 8 }
 
 // init fixes the size, once it is confirmed.
 func (l *ledger) init(size int64) {
+	l.head.Store(false)
 	l.size, l.bits = size, make([]byte, bitmapLen(size))
 }
 
-// clear forgets all that has landed.
-func (l *ledger) clear() { clear(l.bits) }
+// clear forgets the size and all that has landed.
+func (l *ledger) clear() { l.size, l.bits = -1, nil }
 
 // spans returns what has landed by the record.
 func (l *ledger) spans() spans {
@@ -100,7 +102,7 @@ func (l *ledger) mark(s Span, landed spans) mark {
 		return mark{}
 	}
 	first, last := int64(-1), int64(-1)
-	for g := s.Off / grain; g*grain < s.End; g++ {
+	for g := s.Off / grain; g*grain < min(s.End, l.size); g++ {
 		if l.bits[g/8]&(1<<(g%8)) != 0 || !landed.has(Span{g * grain, min((g+1)*grain, l.size)}) {
 			continue
 		}
@@ -124,18 +126,19 @@ func (l *ledger) header() []byte {
 	return h
 }
 
-// start writes the header, before the first mark is saved. A record that can't be
+// start writes the header of an empty record; marks may be saved before and after. A record that can't be
 // written costs a refetch after a restart, so errors are not passed on.
 func (l *ledger) start() {
-	if err := l.file.Truncate(0); err == nil {
-		_, _ = l.file.WriteAt(l.header(), 0)
-		_ = l.file.Truncate(ledgerHeader + bitmapLen(l.size))
-	}
+	_, _ = l.file.WriteAt(l.header(), 0)
+	_ = l.file.Truncate(ledgerHeader + bitmapLen(l.size))
 }
 
-// save writes a mark.
+// save writes a mark, and the header before the first one.
 func (l *ledger) save(m mark) {
 	if len(m.bits) > 0 {
+		if l.head.CompareAndSwap(false, true) {
+			l.start()
+		}
 		_, _ = l.file.WriteAt(m.bits, ledgerHeader+m.off)
 	}
 }
@@ -148,13 +151,7 @@ func (l *ledger) wipe() error {
 	return l.file.Truncate(0)
 }
 
-// sync makes what has landed count after a boot too: data first, then its record.
-func (l *ledger) sync(data *os.File) error {
-	if l.size < 0 {
-		return nil
-	}
-	if err := datasync(data); err != nil {
-		return fmt.Errorf("sync a fill: %w", err)
-	}
+// writeSynced records what has reached the disk.
+func (l *ledger) writeSynced() error {
 	return writeFile(filepath.Join(l.dir, "synced"), append(l.header(), l.bits...))
 }

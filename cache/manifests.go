@@ -64,6 +64,9 @@ func (s *Store) PutManifest(m Manifest) {
 	s.shelf.raw.Set(m.Digest, m.Raw)
 	s.shelf.kinds.Set(kindKey{m.Repo, m.Digest}, m.MediaType)
 	s.linkChildren(m.Repo, m.MediaType, m.Raw)
+	if s.isDetached() {
+		return
+	}
 	if err := s.refs.AddManifest(m.Repo, m.Digest, m.MediaType); err != nil {
 		s.refTrouble("write", err)
 	}
@@ -79,6 +82,12 @@ func (s *Store) PutManifest(m Manifest) {
 	s.shelf.pending[m.Digest] = m.Raw
 	s.shelf.mu.Unlock()
 	s.writing.Go(func() { s.writeManifest(m) })
+}
+
+func (s *Store) isDetached() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.detached
 }
 
 // writeManifest brings an accepted manifest to the disk.
@@ -205,6 +214,9 @@ func (s *Store) Tag(r Repo, tag string) (Tag, bool) { return s.refs.Tag(r, tag) 
 
 // SetTag points a tag to a digest, checked now.
 func (s *Store) SetTag(r Repo, tag string, d v1.Hash, mt types.MediaType) {
+	if s.isDetached() {
+		return
+	}
 	if old, ok := s.refs.Tag(r, tag); ok && old.Digest == d && old.MediaType == mt {
 		if s.refs.Touch(r, tag, time.Now()) == nil {
 			return
@@ -217,6 +229,9 @@ func (s *Store) SetTag(r Repo, tag string, d v1.Hash, mt types.MediaType) {
 
 // DropTag forgets a tag.
 func (s *Store) DropTag(r Repo, tag string) {
+	if s.isDetached() {
+		return
+	}
 	if err := s.refs.DropTag(r, tag); err != nil {
 		s.refTrouble("write", err)
 	}

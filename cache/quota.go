@@ -32,12 +32,24 @@ func (s *Store) fits(n int64) bool {
 
 // reserve counts n more bytes for f, making room if need be. It fails with errNoRoom.
 func (s *Store) reserve(f *fill, n int64) error {
-	if !s.fits(n) && !s.makeRoom(n) {
-		return errNoRoom
+	for {
+		used := s.quota.used.Load()
+		if !s.fits(n) && !s.makeRoom(n) {
+			return errNoRoom
+		}
+		if s.quota.used.CompareAndSwap(used, used+n) { // what was judged is what is taken
+			f.reserved.Add(n)
+			return nil
+		}
 	}
-	s.quota.used.Add(n)
-	f.reserved.Add(n)
-	return nil
+}
+
+// largest is the size of the largest blob that can be kept.
+func (s *Store) largest() int64 {
+	if s.opt.MaxBlobSize > 0 {
+		return min(s.opt.MaxBlobSize, s.quota.limit)
+	}
+	return s.quota.limit
 }
 
 // release gives back what f has reserved and does not need.

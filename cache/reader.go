@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type Reader struct {
 	fill   *fill    // nil: all of it is here, or straight through
 	own    *supply  // src as the fill sees it
 	ask    Ask
+	small  *bytes.Buffer // all of a small blob that never touched the disk, verified
 
 	waiter
 	// Guarded by fill.mu; the waiter's pos is where the reader stands.
@@ -47,11 +49,18 @@ func (r *Reader) Close() error {
 	if r.fill != nil {
 		r.fill.leave(r)
 	}
+	return r.letGo()
+}
+
+// letGo closes the file: what has left the disk is not to be held there by its readers.
+func (r *Reader) letGo() error {
 	if r.file == nil {
 		return nil
 	}
 	r.store.inUse.drop(r.digest)
-	return r.file.Close()
+	err := r.file.Close()
+	r.file = nil
+	return err
 }
 
 // Want tells the fill which ranges will be read, so that they are fetched
@@ -97,8 +106,15 @@ func (r *Reader) CopyRange(w io.Writer, off, n int64) (int64, error) {
 	var done int64
 	var err error
 	switch {
+	case r.small != nil:
+		all := r.small.Bytes()
+		if stop < 0 || stop > int64(len(all)) {
+			stop = int64(len(all))
+		}
+		n, err := w.Write(all[min(off, stop):stop])
+		return int64(n), err
 	case r.file == nil:
-		return r.through(w, off, stop)
+		return r.through(w, off, off, stop)
 	case r.fill == nil:
 		if stop < 0 {
 			stop = r.size
@@ -108,7 +124,7 @@ func (r *Reader) CopyRange(w io.Writer, off, n int64) (int64, error) {
 		done, err = r.follow(w, off, stop)
 	}
 	if errors.Is(err, errNoRoom) {
-		more, err := r.through(w, off+done, stop)
+		more, err := r.through(w, off, off+done, stop)
 		return done + more, err
 	}
 	return done, err
@@ -128,7 +144,7 @@ func (r *Reader) follow(w io.Writer, off, stop int64) (int64, error) {
 			return pos - off, r.why(err)
 		}
 		if last {
-			return pos - off, nil
+			return pos - off, r.why(nil)
 		}
 	}
 }
@@ -204,7 +220,7 @@ func (f *fill) available(r *Reader) (end int64, last bool, err error) {
 		return stop, true, nil
 	}
 	end = r.pos
-	if !f.bad && (f.size < 0 || f.size > verifiedFirst) {
+	if !f.bad && f.extent(r) > verifiedFirst {
 		end = f.landed.from(r.pos)
 	}
 	if r.stop < 0 { // to the end of the blob: one byte is held back until the digest has matched
@@ -231,6 +247,17 @@ func (f *fill) available(r *Reader) (end int64, last bool, err error) {
 	return end, last, nil
 }
 
+// extent is what is known of how large the blob is: what r has told its client counts too. Called with mu held.
+func (f *fill) extent(r *Reader) int64 {
+	switch {
+	case f.size >= 0:
+		return f.size
+	case r.size >= 0:
+		return r.size
+	}
+	return f.landed.from(0)
+}
+
 // begin places the reader by what it asked for, once the size is known. Called with fill.mu held.
 func (r *Reader) begin(size int64) {
 	switch {
@@ -252,7 +279,7 @@ func (r *Reader) opened(ctx context.Context, grace <-chan time.Time) error {
 	for {
 		f.mu.Lock()
 		size, known := f.size, f.size >= 0 || len(f.landed) > 0
-		ok := f.phase == verified || known && !f.assumed && (!small || size < 0 || size > verifiedFirst)
+		ok := f.phase == verified || known && !f.assumed && (!small || f.extent(r) > verifiedFirst)
 		ok = ok && r.own.confirmed
 		err := r.cut
 		switch {
@@ -265,9 +292,11 @@ func (r *Reader) opened(ctx context.Context, grace <-chan time.Time) error {
 			err = r.own.dead
 		}
 		last := r.own.last
+		if ok && err == nil {
+			r.size = size
+		}
 		f.mu.Unlock()
 		if ok || err != nil {
-			r.size = size
 			return err
 		}
 		select {
@@ -285,7 +314,11 @@ func (r *Reader) opened(ctx context.Context, grace <-chan time.Time) error {
 
 // openFile gives the reader a descriptor of its own for what the fill has or had on disk.
 func (r *Reader) openFile() error {
-	for _, path := range []string{r.store.files.fillData(r.digest), r.store.files.blobPath(r.digest)} {
+	paths := []string{r.store.files.fillData(r.digest), r.store.files.blobPath(r.digest)}
+	if r.fill.info == nil { // it was here before the fill began
+		paths = paths[1:]
+	}
+	for _, path := range paths {
 		f, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -1,10 +1,12 @@
 package cache
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"iter"
 	"os"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -17,7 +19,9 @@ const slack = 50
 
 // makeRoom deletes until n more bytes fit; false if they can't be made to.
 func (s *Store) makeRoom(n int64) bool {
-	<-s.counted
+	if !s.isCounted() {
+		return false // what could go is not known yet: what comes now is passed through
+	}
 	s.quota.evicting.Lock()
 	defer s.quota.evicting.Unlock()
 	if s.fits(n) { // somebody else has just made room
@@ -30,7 +34,16 @@ func (s *Store) makeRoom(n int64) bool {
 	if s.fits(n) {
 		return true
 	}
+	if s.parkIdle() {
+		s.dropParked(n)
+	}
+	if s.fits(n) {
+		return true
+	}
 	for _, v := range s.policy.Victims(s.rows(), s.lacking(n)+s.quota.limit/slack, s.busy) {
+		if s.busy(v.Digest) { // since it was chosen
+			continue
+		}
 		s.drop(v.Digest, v.Size)
 		s.count.evicted.Add(1)
 		s.count.evictedBytes.Add(v.Size)
@@ -67,12 +80,37 @@ func (s *Store) dropParked(n int64) {
 	}
 }
 
+// parkIdle ends the fills that nobody reads: background work goes before content. It reports whether there were any.
+func (s *Store) parkIdle() bool {
+	s.mu.Lock()
+	var parked []*fill
+	for _, f := range s.fills {
+		if f.park() {
+			parked = append(parked, f)
+		}
+	}
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
+	defer cancel()
+	ended(ctx, parked)
+	return len(parked) > 0
+}
+
+func (s *Store) isCounted() bool {
+	select {
+	case <-s.counted:
+		return true
+	default:
+		return false
+	}
+}
+
 // takeParked claims a fill at rest for removal: until over is called, whoever
 // wants the digest waits as for a fill that has ended. over is nil if it rests no more.
 func (s *Store) takeParked(d v1.Hash) (taken int64, over func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	taken, ok := s.parked[d]
+	p, ok := s.parked[d]
 	if !ok || s.fills[d] != nil || s.detached {
 		return 0, nil
 	}
@@ -80,7 +118,7 @@ func (s *Store) takeParked(d v1.Hash) (taken int64, over func()) {
 	f.phase, f.err = failed, errEnded
 	s.fills[d] = f
 	delete(s.parked, d)
-	return taken, func() {
+	return p.bytes, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.fills, d)
@@ -111,13 +149,13 @@ func (s *Store) busy(d v1.Hash) bool {
 
 // drop deletes content. Links to it stay: they say who may have it, not that it is here.
 func (s *Store) drop(d v1.Hash, size int64) {
-	<-s.counted
-	err := os.Remove(s.files.blobPath(d))
+	s.index.Delete(d) // first: what comes anew in between records itself again
+	err := s.files.folder.change(func() error { return os.Remove(s.files.blobPath(d)) })
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.index.Put(d, size)
 		s.diskTrouble("delete", err)
 		return
 	}
-	s.index.Delete(d)
 	if err == nil {
 		s.quota.used.Add(-size)
 		s.count.blobs.Add(-1)

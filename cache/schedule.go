@@ -4,12 +4,15 @@ import "time"
 
 // A run is one request of a fill.
 type run struct {
-	src   *supply
-	off   int64 // asked for
-	n     int64 // < 0: to the end
-	span  Span  // claimed: what the request will land; empty until the size is known
-	pos   int64 // landed up to here
-	known bool  // span has an end
+	src    *supply
+	from   Source // src's, when the run was planned
+	began  time.Time
+	off    int64 // asked for
+	n      int64 // < 0: to the end
+	span   Span  // claimed: what the request will land; empty until the size is known
+	pos    int64 // landed up to here
+	known  bool  // span has an end
+	writes bool  // its answer was accepted
 }
 
 // A step is what the owner of a fill does next.
@@ -17,6 +20,7 @@ type step struct {
 	runs     []run
 	wait     time.Duration // look again then, 0: when kicked
 	wantSlot bool          // only as background work, when there is a slot
+	idle     bool          // nobody reads
 	over     bool
 }
 
@@ -31,11 +35,7 @@ func (f *fill) step() step {
 		return step{}
 	}
 	if len(f.readers) == 0 && !f.slot {
-		if f.active == 0 && (f.store.opt.OnDemand || f.store.backlogFull()) {
-			f.settle(failed, errParked)
-			return step{over: true}
-		}
-		return step{wantSlot: !f.store.opt.OnDemand}
+		return f.idle()
 	}
 	var next step
 	for {
@@ -51,9 +51,28 @@ func (f *fill) step() step {
 		f.claim(&r)
 		next.runs = append(next.runs, r)
 	}
+	if f.size < 0 && f.active > 0 && len(f.sources) > 1 && (next.wait == 0 || next.wait > slowAnswer) {
+		next.wait = slowAnswer // look again whether another source should be asked
+	}
 	if whole := f.size >= 0 && f.landed.has(Span{0, f.size}); f.active == 0 && !whole && f.allDead() {
 		f.settle(failed, f.sources[len(f.sources)-1].dead)
 		next.over = true
+	}
+	return next
+}
+
+// idle is the step of a fill that nobody reads: it waits for a slot to go on in the background. Where
+// only what is read is fetched it waits for the next reader, and is parked after a while.
+func (f *fill) idle() step {
+	onDemand := f.store.opt.OnDemand
+	linger := lingering - time.Since(f.lonely)
+	if f.active == 0 && (f.store.backlogFull() && !onDemand || onDemand && (linger <= 0 || f.store.count.idle.Load() > backlog)) {
+		f.settle(failed, errParked)
+		return step{over: true}
+	}
+	next := step{idle: true, wantSlot: !onDemand}
+	if onDemand {
+		next.wait = max(linger, time.Second)
 	}
 	return next
 }
@@ -67,11 +86,12 @@ func (f *fill) allDead() bool {
 	return len(f.sources) > 0
 }
 
-// pick chooses the source for the next request: alive, not told to wait, with
-// ranges if possible, with the fewest failures. If all that are alive have to wait it says how long.
+// pick chooses the source for the next request: alive, not told to wait, never found
+// wrong if possible, with ranges if possible, with the fewest failures. One that has just failed is asked
+// for one thing at a time until it succeeds. If all that are alive have to wait it says how long.
 func (f *fill) pick(now time.Time) (best *supply, wait time.Duration) {
 	for _, s := range f.sources {
-		if s.dead != nil || s.active > 0 && (s.throttled || s.noRanges) {
+		if s.dead != nil || s.active > 0 && (f.size < 0 || s.throttled || s.noRanges || s.failures > 0) {
 			continue
 		}
 		if d := s.retryAt.Sub(now); d > 0 {
@@ -80,8 +100,7 @@ func (f *fill) pick(now time.Time) (best *supply, wait time.Duration) {
 			}
 			continue
 		}
-		if best == nil || best.noRanges && !s.noRanges ||
-			best.noRanges == s.noRanges && s.failures < best.failures {
+		if best == nil || s.better(best) {
 			best = s
 		}
 	}
@@ -95,7 +114,8 @@ func (f *fill) pick(now time.Time) (best *supply, wait time.Duration) {
 func (f *fill) plan(src *supply) (run, bool) {
 	switch {
 	case f.size < 0:
-		return f.planFirst(src), f.active == 0
+		late := !f.begun && time.Since(f.asked) >= slowAnswer // the others keep us waiting
+		return f.planFirst(src), f.active == 0 || late
 	case f.assumed && f.active > 0: // one answer first: is it still the same blob?
 		return run{}, false
 	case f.single || src.noRanges || f.size == 0:
@@ -107,13 +127,16 @@ func (f *fill) plan(src *supply) (run, bool) {
 	p := plan{
 		size: f.size, taken: f.taken, active: f.active,
 		piece: f.store.opt.PieceSize, parallel: f.store.opt.Parallel,
-		rest: f.rest || f.assumed || !f.store.opt.OnDemand || f.size <= verifiedFirst,
+		rest: f.rest || !f.store.opt.OnDemand || f.size <= verifiedFirst,
 	}
 	p.run = runLength(f.rate, f.size-f.taken.total(), p.piece, p.parallel)
 	for _, r := range f.readers {
 		p.wants = r.demand(p.wants, p.piece)
 	}
 	s, ok := p.next()
+	if !ok && f.assumed && len(p.wants) > 0 { // all that is wanted is here: one byte will tell whether it is this blob's
+		s, ok = Span{0, 1}, true
+	}
 	return run{src: src, off: s.Off, n: s.Len(), span: s, pos: s.Off, known: true}, ok && s.Len() > 0
 }
 
@@ -136,6 +159,8 @@ func (f *fill) planFirst(src *supply) run {
 }
 
 func (f *fill) claim(r *run) {
+	r.from, r.began = r.src.Source, time.Now()
+	f.asked = r.began
 	f.taken.add(r.span)
 	f.active++
 	r.src.active++

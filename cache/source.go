@@ -34,6 +34,7 @@ type SourceError struct {
 	Final      bool          // asking this source again is of no use: not there, not allowed
 	BeyondEnd  bool          // the range asked for starts beyond the end of the blob (HTTP 416)
 	Throttled  bool          // the source asks for less: go down to one request at a time
+	Busy       bool          // no place to ask from came free: says nothing about the source
 	RetryAfter time.Duration // wait at least so long before asking again
 }
 

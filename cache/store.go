@@ -45,7 +45,9 @@ type Options struct {
 }
 
 const (
-	badFor     = time.Minute // how long a digest that no source has right is not asked for
+	badFor     = time.Minute // how long a source is not asked for what it has sent wrong twice
+	noRoomFor  = time.Minute // how long what found no room is passed straight through
+	maxSpans   = 1024        // runs of landed bytes that are remembered of a fill at rest
 	copyBuffer = 128 << 10   // of a request, and of the hasher
 	backlog    = 64          // abandoned fills that wait for a background slot; more are parked
 
@@ -79,10 +81,11 @@ type Store struct {
 
 	mu       sync.Mutex // guards all below; taken before a fill's
 	fills    map[v1.Hash]*fill
-	parked   map[v1.Hash]int64 // fills at rest, with the bytes they are counted with
-	bad      map[v1.Hash]time.Time
-	fresh    map[v1.Hash]struct{} // kept while the survey counts; nil when it has
-	detached bool                 // the folder is given up: new content is passed through
+	parked   map[v1.Hash]parked    // fills at rest
+	bad      map[badKey]time.Time  // content that a source has sent wrong, until when it is not asked for it
+	tooLarge map[v1.Hash]time.Time // content that found no room, until when it is passed straight through
+	fresh    map[v1.Hash]struct{}  // kept while the survey counts; nil when it has
+	detached bool                  // the folder is given up: new content is passed through
 }
 
 // counters of a store; each only grows.
@@ -101,11 +104,12 @@ func Open(o Options) (*Store, error) {
 	o = withDefaults(o)
 	s := &Store{
 		opt: o, log: o.Log,
-		files:      files{root: o.Dir, boot: bootID(), naming: new(sync.Mutex)},
+		files:      files{root: o.Dir, boot: bootID(), folder: new(folder)},
 		background: make(chan struct{}, o.Background),
 		fills:      make(map[v1.Hash]*fill),
-		parked:     make(map[v1.Hash]int64),
-		bad:        make(map[v1.Hash]time.Time),
+		parked:     make(map[v1.Hash]parked),
+		bad:        make(map[badKey]time.Time),
+		tooLarge:   make(map[v1.Hash]time.Time),
 		fresh:      make(map[v1.Hash]struct{}),
 		counted:    make(chan struct{}),
 		writers:    make(chan struct{}, manifestWriters),
@@ -137,7 +141,7 @@ func Open(o Options) (*Store, error) {
 // load takes up what an earlier store has left.
 func (s *Store) load() (err error) {
 	err = s.files.walkFills(func(d v1.Hash, taken int64) {
-		s.parked[d] = taken
+		s.parked[d] = parked{bytes: taken, size: -1}
 		s.quota.used.Add(taken)
 	})
 	if err != nil {
@@ -177,17 +181,29 @@ func withDefaults(o Options) Options {
 	return o
 }
 
-// unpark takes the bytes that a fill at rest is counted with.
-func (s *Store) unpark(d v1.Hash) int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := s.parked[d]
-	delete(s.parked, d)
-	return n
+// parked is what is known of a fill at rest.
+type parked struct {
+	bytes int64 // that it is counted with
+	size  int64 // that a source has confirmed in this process, -1 if none has
+	// What has landed, if this process knows: finer than what is recorded. Nil where it does not.
+	landed spans
 }
 
+// unpark takes what is known of a fill at rest.
+func (s *Store) unpark(d v1.Hash) parked {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.parked[d]
+	if !ok {
+		return parked{size: -1}
+	}
+	delete(s.parked, d)
+	return p
+}
+
+// backlogFull: so many fills without readers wait that this one is better parked.
 func (s *Store) backlogFull() bool {
-	return len(s.background) == cap(s.background) && s.count.idle.Load() > backlog
+	return cap(s.background) == 0 || len(s.background) == cap(s.background) && s.count.idle.Load() > backlog
 }
 
 // diskTrouble reports a failing disk. Pulls go on without it.
@@ -197,8 +213,9 @@ func (s *Store) diskTrouble(doing string, err error) {
 }
 
 // Detach gives the folder up so that another process can open it: fills without readers
-// are parked at once; the others may end until shortly before ctx does, and then go on for
-// their readers alone. Content that is asked for afterwards is passed through.
+// are parked at once; the others may end until shortly before ctx does. Then they are left to the
+// next process as far as they have come, and their readers go on past the disk. Content
+// that is asked for afterwards is passed through. The folder is given up even if there is an error.
 func (s *Store) Detach(ctx context.Context) error {
 	s.mu.Lock()
 	if s.detached {
@@ -206,28 +223,29 @@ func (s *Store) Detach(ctx context.Context) error {
 		return nil
 	}
 	s.detached = true
-	var running, parking []*fill
+	var all []*fill
 	for _, f := range s.fills {
-		if f.park() {
-			running = append(running, f)
-		} else {
-			parking = append(parking, f)
-		}
+		f.park()
+		all = append(all, f)
 	}
 	s.mu.Unlock()
-	fills, cancel := earlier(ctx, indexTime)
+	fills, cancel := earlier(ctx, 2*indexTime)
 	defer cancel()
-	for _, f := range running {
-		select {
-		case <-f.done:
-		case <-fills.Done():
-			f.makeOrphan()
+	if !ended(fills, all) {
+		for _, f := range all {
+			f.fail(errHandedOver)
 		}
+		rest, cancel := earlier(ctx, indexTime)
+		defer cancel()
+		ended(rest, all) // their requests are cut; what may last is a sync
 	}
-	for _, f := range parking { // their requests are cut, what remains is a sync
-		<-f.done
+	written := make(chan struct{})
+	go func() { s.writing.Wait(); close(written) }()
+	select {
+	case <-written:
+	case <-ctx.Done():
 	}
-	s.writing.Wait()
+	s.files.folder.release()
 	s.gone.Store(true)
 	err := s.index.Close(ctx)
 	if err != nil { // it gives its snapshot up; the folder is ours until it has
@@ -236,6 +254,18 @@ func (s *Store) Detach(ctx context.Context) error {
 		err = errors.Join(err, s.index.Close(late))
 	}
 	return errors.Join(err, s.lock.Close())
+}
+
+// ended waits until all fills have, or ctx has.
+func ended(ctx context.Context, all []*fill) bool {
+	for _, f := range all {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // earlier returns a context that ends d before ctx does.

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,11 +9,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"time"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// direct makes a reader that never touches the disk: one byte is asked for to learn the size.
+// direct makes a reader that never touches the disk: one byte is asked for to learn the size. What is small
+// is fetched and verified at once.
 func (s *Store) direct(ctx context.Context, r *Reader) (*Reader, error) {
 	r.origin, r.fill, r.size = Started, nil, -1
 	opening, cancel := context.WithTimeout(ctx, s.opt.Patience)
@@ -33,18 +33,26 @@ func (s *Store) direct(ctx context.Context, r *Reader) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.size >= 0 && r.size <= verifiedFirst {
+		r.small = new(bytes.Buffer)
+		if _, err := r.through(r.small, 0, 0, -1); err != nil {
+			return nil, err
+		}
+	}
 	return r, nil
 }
 
-// through passes [off, stop) from the source to w without the disk. An answer that reaches
-// to the end of the blob is verified like any other, for which its start is fetched too.
-func (r *Reader) through(w io.Writer, off, stop int64) (int64, error) {
+// through passes [pos, stop) from the source to w without the disk; from off to pos the reader has
+// sent what the fill had. An answer that reaches to the end of the blob is verified like any other: what comes
+// before pos is hashed from the file if it is there, else fetched too.
+func (r *Reader) through(w io.Writer, off, pos, stop int64) (int64, error) {
 	r.store.count.through.Add(1)
+	defer func() { _ = r.letGo() }() // it was only read
 	if stop >= 0 {
 		if r.size >= 0 {
 			stop = min(stop, r.size)
 		}
-		p := &passage{w: w, pos: off, from: off, count: &r.store.count.throughBytes}
+		p := &passage{w: w, pos: pos, from: pos, count: &r.store.count.throughBytes}
 		err := r.pull(p, stop)
 		return p.sent, err
 	}
@@ -52,16 +60,37 @@ func (r *Reader) through(w io.Writer, off, stop int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	p := &passage{w: w, from: off, hash: h, count: &r.store.count.throughBytes}
+	p := &passage{w: w, from: pos, hash: h, count: &r.store.count.throughBytes}
+	if pos > 0 && r.hasFront(pos) {
+		if _, err := io.Copy(h, io.NewSectionReader(r.file, 0, pos)); err != nil {
+			return 0, err
+		}
+		p.pos = pos
+	} else if pos > off {
+		p.sentBefore = io.NewSectionReader(r.file, off, pos-off)
+		p.sentAt = off
+	}
 	if err := r.pull(p, r.size); err != nil {
 		return p.sent, err
 	}
 	if !matches(h, r.digest) {
 		r.store.count.mismatches.Add(1)
-		r.store.markBad(r.digest)
+		r.store.mu.Lock()
+		r.store.markBad(r.digest, []string{r.src.Key()})
+		r.store.mu.Unlock()
 		return p.sent, ErrDamaged
 	}
 	return p.sent, p.flush()
+}
+
+// hasFront reports whether the fill that has ended left [0, pos) in the file.
+func (r *Reader) hasFront(pos int64) bool {
+	if r.fill == nil || r.file == nil {
+		return false
+	}
+	r.fill.mu.Lock()
+	defer r.fill.mu.Unlock()
+	return r.fill.landed.from(0) >= pos
 }
 
 // pull writes the blob's bytes from p.pos to stop (-1: its end) into p, going on where a source breaks.
@@ -122,7 +151,7 @@ func retry(ctx context.Context, patience time.Duration, try func() (progressed b
 		if se != nil {
 			wait = max(wait, se.RetryAfter)
 		}
-		if failures >= maxFailures || time.Since(since)+wait > patience {
+		if failures >= 2 && time.Since(since)+wait > patience {
 			return err
 		}
 		select {
@@ -140,15 +169,22 @@ type passage struct {
 	pos, from int64 // where the stream stands; where the client's part begins
 	hash      hash.Hash
 	held      []byte // at most one byte
-	sent      int64
-	err       error // the client's
-	count     interface{ Add(int64) int64 }
+	// What the client was sent from sentAt to from, to be compared with what comes; nil for nothing.
+	sentBefore *io.SectionReader
+	sentAt     int64
+	sent       int64
+	err        error // the client's
+	count      interface{ Add(int64) int64 }
 }
 
 func (p *passage) Write(b []byte) (int, error) {
 	total := len(b)
 	if p.hash != nil {
 		p.hash.Write(b)
+	}
+	if err := p.compare(b); err != nil {
+		p.err = err
+		return 0, err
 	}
 	if skip := p.from - p.pos; skip > 0 {
 		b = b[min(skip, int64(len(b))):]
@@ -168,6 +204,22 @@ func (p *passage) Write(b []byte) (int, error) {
 	return total, p.pass(b)
 }
 
+// compare holds what comes against what the client has been sent of it.
+func (p *passage) compare(b []byte) error {
+	lo, hi := max(p.pos, p.sentAt), min(p.pos+int64(len(b)), p.from)
+	if p.sentBefore == nil || lo >= hi {
+		return nil
+	}
+	sent := make([]byte, hi-lo)
+	if _, err := p.sentBefore.ReadAt(sent, lo-p.sentAt); err != nil {
+		return err
+	}
+	if !bytes.Equal(sent, b[lo-p.pos:hi-p.pos]) {
+		return ErrDamaged
+	}
+	return nil
+}
+
 func (p *passage) pass(b []byte) error {
 	n, err := p.w.Write(b)
 	p.sent += int64(n)
@@ -183,17 +235,4 @@ func (p *passage) flush() error {
 	b := p.held
 	p.held = p.held[:0]
 	return p.pass(b)
-}
-
-// markBad keeps a digest that no source has right from being asked for again and again.
-func (s *Store) markBad(d v1.Hash) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	for k, until := range s.bad {
-		if now.After(until) {
-			delete(s.bad, k)
-		}
-	}
-	s.bad[d] = now.Add(badFor)
 }

@@ -36,6 +36,7 @@ func (f *fill) verify(ctx context.Context) {
 		}
 		f.mu.Lock()
 		f.landed, f.taken, f.single, f.bad = nil, nil, true, false
+		f.size, f.assumed, f.begun = -1, false, false // even that may have been wrong
 		f.mu.Unlock()
 		f.wakeOwner()
 	}
@@ -46,6 +47,9 @@ func (f *fill) verify(ctx context.Context) {
 func (f *fill) mismatch(attempt int) {
 	f.store.count.mismatches.Add(1)
 	f.store.log.Warn("content does not match its digest", "digest", f.digest.String(), "attempt", attempt, "sources", len(f.sources))
+	for _, s := range f.sources {
+		s.suspect, s.part = s.part, false
+	}
 	if attempt > 1 {
 		f.settle(failed, ErrDamaged)
 		return
@@ -68,7 +72,6 @@ func (f *fill) empty() error {
 	if err := f.file.Truncate(0); err != nil {
 		return err
 	}
-	f.ledger.start()
 	f.store.release(f, f.reserved.Load())
 	return nil
 }
@@ -103,13 +106,13 @@ func (f *fill) hashFront(ctx context.Context, w *waiter) (bool, error) {
 }
 
 // front waits until bytes beyond pos are contiguous from the start; whole says
-// that they reach the end and no request is in flight.
+// that they reach the end and nothing is being written any more.
 func (f *fill) front(ctx context.Context, w *waiter, pos int64) (end int64, whole bool, err error) {
 	for {
 		f.mu.Lock()
 		w.pos = pos
 		end = f.landed.from(0)
-		whole = f.size >= 0 && end == f.size && f.active == 0
+		whole = f.size >= 0 && end >= f.size && f.writers == 0
 		if f.phase == failed {
 			err = f.err
 		}

@@ -13,6 +13,7 @@ var (
 	errEnded    = errors.New("cache: the fill has ended")
 	errParked   = errors.New("cache: the fill is parked")
 	errNoRanges = errors.New("cache: the source ignores ranges")
+	errTaken    = errors.New("cache: another answer brings this already")
 )
 
 // fetch carries out one request.
@@ -23,59 +24,78 @@ func (f *fill) fetch(ctx context.Context, r run) {
 }
 
 func (f *fill) transfer(ctx context.Context, r *run) error {
-	part, err := r.src.Get(ctx, f.digest, r.off, r.n)
+	part, err := r.from.Get(ctx, f.digest, r.off, r.n)
 	if err != nil {
 		return err
 	}
 	defer part.Body.Close()
-	fresh, err := f.accept(r, part)
-	if err != nil {
+	if err := f.accept(r, part); err != nil {
 		return err
-	}
-	if fresh {
-		f.ledger.start()
 	}
 	return f.land(r, part.Body)
 }
 
 // accept checks a source's answer against what is known, confirms the size by
-// it, and claims what it will bring. fresh says that a size was learnt.
-func (f *fill) accept(r *run, part Part) (fresh bool, err error) {
+// it, and claims what it will bring.
+func (f *fill) accept(r *run, part Part) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if part.Off != r.off {
+	if r.off == 0 && r.n < 0 && part.Total < 0 {
+		part.Total = part.Len // no range was asked for: it is all there is
+	}
+	switch {
+	case part.Off != r.off, f.size < 0 && part.Total < 0 && part.Len >= 0: // the last: a range of who knows what
 		f.ignoresRanges(r.src)
-		return false, errNoRanges
+		return errNoRanges
+	case f.begun && !r.known && f.active > 1, f.bad, f.phase != filling:
+		return errTaken
 	}
 	if f.assumed && part.Total >= 0 && part.Total != f.size { // what an earlier fill left is not this blob
 		f.size, f.landed, f.taken = -1, nil, nil
 		r.known, r.span = false, Span{}
+		f.ledger.clear()
 	}
 	if f.size >= 0 && part.Total >= 0 && part.Total != f.size {
-		return false, fmt.Errorf("%s announces %d bytes for %s, before it was %d", r.src.Key(), part.Total, f.digest, f.size)
+		return fmt.Errorf("%s announces %d bytes for %s, before it was %d", r.from.Key(), part.Total, f.digest, f.size)
 	}
-	r.src.confirmed, r.src.answered, f.assumed = true, true, false
+	r.src.confirmed, r.src.answered, f.assumed, f.begun = true, true, false, true
 	if f.size < 0 && part.Total >= 0 {
-		if most := f.store.opt.MaxBlobSize; most > 0 && part.Total > most {
-			return false, errNoRoom
+		if part.Total > f.store.largest() {
+			return errNoRoom
 		}
-		f.size, fresh = part.Total, true
-		f.ledger.init(f.size)
-		f.beginAll()
+		f.learn(part.Total)
 	}
 	if r.n >= 0 && part.Len > r.n { // all of it, though we asked for a piece
 		f.ignoresRanges(r.src)
 	}
 	switch {
 	case !r.known || f.active == 1:
+		f.unclaim(r.span) // what the plan has claimed gives way to what comes
 		f.extend(r, part)
 	case part.Len >= 0 && part.Len < r.span.Len(): // sources may send less than they are asked for
 		short := Span{r.off, r.off + part.Len}
 		f.taken.remove(Span{short.End, r.span.End})
 		r.span = short
 	}
+	r.writes = true
+	f.writers++
 	f.wakeAll()
-	return fresh, nil
+	return nil
+}
+
+// learn fixes the size. Called with mu held.
+func (f *fill) learn(size int64) {
+	f.size = size
+	f.ledger.init(size)
+	f.beginAll()
+}
+
+// unclaim gives back what has not landed of a claim. Called with mu held.
+func (f *fill) unclaim(s Span) {
+	f.taken.remove(s)
+	for _, l := range f.landed {
+		f.taken.add(l)
+	}
 }
 
 // extend claims all that the only request in flight brings. Called with mu held.
@@ -138,10 +158,14 @@ func (f *fill) write(r *run, b []byte) error {
 	f.store.count.landed.Add(s.Len())
 	f.mu.Lock()
 	f.landed.add(s)
+	r.src.brought(s.Len())
 	for _, w := range f.waiters {
-		if w.pos < s.End && w.pos >= s.Off {
+		if w.pos < s.End && w.pos >= s.Off-1 { // who holds a byte back stands one before its end
 			w.signal()
 		}
+	}
+	if f.size < 0 && s.Off <= verifiedFirst && s.End > verifiedFirst {
+		f.wakeAll() // it is not small: what has come may be handed out
 	}
 	marks := f.ledger.mark(s, f.landed)
 	f.mu.Unlock()
@@ -163,8 +187,7 @@ func (f *fill) bodyEnd(r *run, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.size < 0 {
-		f.size = r.pos
-		f.ledger.init(f.size)
+		f.learn(r.pos)
 	}
 	return nil
 }
@@ -176,25 +199,25 @@ func (f *fill) finish(ctx context.Context, r *run, took time.Duration, err error
 	defer f.wakeOwner()
 	f.active--
 	r.src.active--
-	brought := r.pos - r.off
-	f.taken.remove(Span{r.pos, r.span.End})
-	for _, s := range f.landed { // a stream from zero may have claimed what was there before
-		f.taken.add(s)
+	if r.writes {
+		f.writers--
 	}
-	if brought >= progress || err == nil {
+	brought := r.pos - r.off
+	f.unclaim(Span{r.pos, r.span.End}) // a stream from zero may have claimed what was there before
+	if err == nil {
 		r.src.failures = 0
 	}
 	if brought >= 1<<20 && took > 0 {
 		f.rate = int64(float64(brought) / took.Seconds())
 	}
 	switch {
-	case err == nil, ctx.Err() != nil, errors.Is(err, errNoRanges):
+	case err == nil, ctx.Err() != nil, errors.Is(err, errTaken), errors.Is(err, errNoRanges) && r.n >= 0:
 	case errors.Is(err, errNoRoom):
 		f.settle(failed, errNoRoom)
 	default:
 		f.fault(r, err)
 	}
-	if f.active == 0 || f.allDead() {
+	if f.writers == 0 || f.allDead() {
 		f.wakeAll() // the hasher may be waiting for the last request to end
 	}
 }

@@ -42,7 +42,7 @@ func resultOf(result string) string {
 func outcomeOf(outcome string) string {
 	switch outcome {
 	case "ok", "canceled",
-		"unavailable", "not_found", "denied", "refused", "throttled", "damaged", "unsupported":
+		"unavailable", "not_found", "denied", "refused", "throttled", "damaged", "unsupported", "busy":
 		return outcome
 	}
 	return valueOther

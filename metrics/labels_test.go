@@ -56,7 +56,7 @@ func TestLabelsAreBounded(t *testing.T) {
 // The lists of labels.go are the whole set of values.
 func TestEveryLabelValue(t *testing.T) {
 	m := metrics.New("v1")
-	faults := []string{"unavailable", "not_found", "denied", "refused", "throttled", "damaged", "unsupported"}
+	faults := []string{"unavailable", "not_found", "denied", "refused", "throttled", "damaged", "unsupported", "busy"}
 	kinds := []string{"blob", "manifest", "ping", "referrers", "tags", "token"}
 	for _, k := range append(kinds, "repository") {
 		m.Request("a", k, "HIT", 200, 0, 0, 0)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -22,8 +23,13 @@ type flight[T any] <-chan singleflight.Result
 
 // fly joins the question named key or asks it.
 func fly[T any](f *flights, key string, ask func(ctx context.Context) (T, error)) flight[T] {
-	return f.group.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(f.ctx, f.patience)
+	return f.group.DoChan(key, func() (answer any, err error) {
+		defer func() {
+			if p := recover(); p != nil { // singleflight would end the process with it
+				err = fmt.Errorf("proxy: a question failed: %v\n%s", p, debug.Stack())
+			}
+		}()
+		ctx, cancel := context.WithTimeout(f.ctx, f.patience+time.Second) // the upstream's own clock ends first, and knows why
 		defer cancel()
 		return ask(ctx)
 	})

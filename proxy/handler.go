@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -116,6 +117,22 @@ func (h *Handler) serve(w *response, c *call, s *Settings) error {
 	}
 }
 
+// isOwn reports whether host, named by a client as an upstream, is the address at which it has reached us.
+func isOwn(r *http.Request, host string, s *Settings) bool {
+	if strings.EqualFold(host, r.Host) {
+		return true
+	}
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	name, port, err := net.SplitHostPort(host)
+	if !ok || err != nil || port != strconv.Itoa(local.Port) {
+		return false
+	}
+	if ip := net.ParseIP(name); ip != nil {
+		return ip.Equal(local.IP) || ip.IsLoopback() && local.IP.IsLoopback()
+	}
+	return local.IP.IsLoopback() && strings.EqualFold(name, "localhost") || s.Hostname(strings.ToLower(name))
+}
+
 // find routes the call and readies the upstream's client.
 func (c *call) find(s *Settings) (err error) {
 	ns := c.Header.Get("OCI-Namespace")
@@ -130,7 +147,7 @@ func (c *call) find(s *Settings) (err error) {
 			}
 			return u.Host(), true
 		},
-		Own:     func(host string) bool { return strings.EqualFold(host, c.Host) },
+		Own:     func(host string) bool { return isOwn(c.Request, host, s) },
 		Default: s.Upstreams.Default(),
 	})
 	if err != nil || c.route.Kind == Ping {

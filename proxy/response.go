@@ -19,7 +19,7 @@ type response struct {
 	began     time.Time
 	status    int           // 0: nothing sent yet
 	sent      int64         // bytes of the body
-	firstByte time.Duration // until the first of them
+	firstByte time.Duration // until the headers
 	cut       bool          // the body must not be ended as if it were whole
 	lost      bool          // the client takes no more
 	stalled   time.Duration // > 0: a write may last so long
@@ -43,6 +43,7 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *response) WriteHeader(status int) {
 	w.status = status
+	w.firstByte = time.Since(w.began) // the body follows at once: it is not begun before there is some of it
 	w.ResponseWriter.WriteHeader(status)
 }
 
@@ -82,12 +83,7 @@ func (w *response) readFrom(rf io.ReaderFrom, r io.Reader) (int64, error) {
 	return n, err
 }
 
-func (w *response) count(n int64) {
-	if w.sent == 0 && n > 0 {
-		w.firstByte = time.Since(w.began)
-	}
-	w.sent += n
-}
+func (w *response) count(n int64) { w.sent += n }
 
 // extend gives the next write its time, where the kernel does not.
 func (w *response) extend() {

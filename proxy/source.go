@@ -90,6 +90,8 @@ func sourceError(err error) error {
 		se.Final = true
 	case fault.Throttled:
 		se.Throttled = true
+	case fault.Busy:
+		se.Busy = true
 	}
 	return se
 }

@@ -23,8 +23,8 @@ func newMeter(rate int64) *meter {
 	return &meter{rate: rate}
 }
 
-// pay waits for n bytes' share of time, or for the end of ctx.
-func (m *meter) pay(ctx context.Context, n int) {
+// pay takes n bytes' share of time and, if it is to wait, waits until it has come, or ctx has ended.
+func (m *meter) pay(ctx context.Context, n int, wait bool) {
 	if m == nil || n <= 0 {
 		return
 	}
@@ -34,9 +34,12 @@ func (m *meter) pay(ctx context.Context, n int) {
 		m.paid = now
 	}
 	m.paid = m.paid.Add(time.Duration(float64(n) / float64(m.rate) * float64(time.Second)))
-	wait := m.paid.Sub(now)
+	due := m.paid.Sub(now)
 	m.mu.Unlock()
-	t := time.NewTimer(wait)
+	if !wait {
+		return
+	}
+	t := time.NewTimer(due)
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -17,7 +17,7 @@ func TestMeter(t *testing.T) {
 		for range 4 {
 			wg.Go(func() {
 				for range 10 {
-					m.pay(t.Context(), 100)
+					m.pay(t.Context(), 100, true)
 				}
 			})
 		}
@@ -25,7 +25,8 @@ func TestMeter(t *testing.T) {
 		if took := time.Since(start); took != 4*time.Second {
 			t.Errorf("4000 bytes at 1000 a second took %v", took)
 		}
-		newMeter(0).pay(t.Context(), 1<<30)
+		newMeter(0).pay(t.Context(), 1<<30, true)
+		m.pay(t.Context(), 1000, false)
 		if took := time.Since(start); took != 4*time.Second {
 			t.Error("no limit is one")
 		}

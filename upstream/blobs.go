@@ -71,7 +71,7 @@ func (c *Client) blobFrom(s *span, ep *endpoint, r *request, d v1.Hash) (*answer
 		case p.url == nil:
 			return c.exchange(s, ep, r, nil)
 		}
-		a, err := c.exchange(s, ep, r, p.url)
+		a, err := c.exchange(s, ep, r, p)
 		if err == nil || !stale(err) {
 			return a, err
 		}
@@ -98,7 +98,7 @@ func (c *Client) locate(s *span, ep *endpoint, r *request, lead *lookup) (a *ans
 // stale reports whether err says something about the address rather than about this range.
 func stale(err error) bool {
 	f, ok := fault.As(err)
-	if !ok {
+	if !ok || f.Kind == fault.Busy {
 		return false
 	}
 	if f.Status == 0 {

@@ -21,6 +21,7 @@ type body struct {
 	ctx     context.Context // the request's
 	cancel  context.CancelCauseFunc
 	op      string
+	patient bool                         // waits where limits.bandwidth says so: blobs do, a manifest is paid for by those who come after it
 	done    func(result string, n int64) // called once, on Close
 	mu      sync.Mutex
 	timer   *time.Timer  // guarded by mu; nil after Close
@@ -32,7 +33,7 @@ type body struct {
 }
 
 func (c *Client) newBody(x *exchange, resp *http.Response, done func(string, int64)) *body {
-	b := &body{rc: resp.Body, c: c, caller: x.span.caller, ctx: x.ctx, cancel: x.cancel, op: x.op, done: done, start: time.Now()}
+	b := &body{rc: resp.Body, c: c, caller: x.span.caller, ctx: x.ctx, cancel: x.cancel, op: x.op, patient: x.lane == laneBlob, done: done, start: time.Now()}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.timer = time.AfterFunc(c.o.Timeouts.Stall, b.watch)
@@ -72,7 +73,7 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.rc.Read(p)
 	b.since.Store(0)
 	b.n.Add(int64(n))
-	b.c.meter.pay(b.ctx, n)
+	b.c.meter.pay(b.ctx, n, b.patient)
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}

@@ -94,10 +94,9 @@ func newClient(o Options, dial dialFunc) (*Client, error) {
 		tokens: newTokens(),
 		places: newPlaces(),
 		meter:  newMeter(o.Bandwidth),
-		api:    newGate(o.Requests / 4),
-		blob:   newGate(o.Requests - o.Requests/4),
 		sign:   semaphore.NewWeighted(tokenRequests),
 	}
+	c.api, c.blob = newGates(o.Requests)
 	for _, e := range o.Endpoints {
 		ep, err := newEndpoint(e, o)
 		if err != nil {

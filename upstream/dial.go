@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -18,13 +17,17 @@ type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 // resolveFunc looks up the addresses of a host.
 type resolveFunc func(ctx context.Context, host string) ([]netip.Addr, error)
 
-// proxyKey is where exchange leaves the proxy of a request (a *url.URL, nil for none), for the
-// transport and for the dialer, which must not judge a proxy that the operator chose.
-type proxyKey struct{}
+// way is what a request tells the transport and the dialer, through its context.
+type way struct {
+	proxy *url.URL // nil for none; one that the operator chose is not judged by the dialer
+	near  zone     // where the endpoint was when it sent us here
+}
 
-func proxyOf(ctx context.Context) *url.URL {
-	u, _ := ctx.Value(proxyKey{}).(*url.URL)
-	return u
+type wayKey struct{}
+
+func wayOf(ctx context.Context) way {
+	w, _ := ctx.Value(wayKey{}).(way)
+	return w
 }
 
 // guardian knows the address rules of one endpoint. It may be used by many goroutines.
@@ -35,7 +38,7 @@ type guardian struct {
 	connect time.Duration
 	resolve resolveFunc // nil: the system's
 	dial    dialFunc    // nil: the network
-	near    atomic.Int32
+	literal zone        // what the endpoint's name alone says; behind a proxy it has to do
 }
 
 func newGuardian(host string, o Options) *guardian {
@@ -43,19 +46,17 @@ func newGuardian(host string, o Options) *guardian {
 	if g.allow == nil {
 		g.allow = func(string) bool { return false }
 	}
-	// Behind a proxy no address of the endpoint is ever seen: its name has to do.
-	if z, ok := literalZone(host); ok {
-		g.near.Store(int32(z))
-	}
+	g.literal, _ = literalZone(host)
 	return g
 }
 
-// ruleFor says where a connection to host may lead. storage: the connection is https with a
-// verified certificate, so that a provider's name proves that the provider is there.
-func (g *guardian) ruleFor(host string, storage bool) rule {
+// ruleFor says where a connection to host may lead. near is where the endpoint was, by the
+// connection on which it sent us there: its redirects may lead to the same kind of network.
+// storage: the connection is https with a verified certificate, so that a provider's
+// name proves that the provider is there.
+func (g *guardian) ruleFor(host string, near zone, storage bool) rule {
 	host = strings.ToLower(host)
 	r := rule{host: host, own: host == g.host}
-	near := zone(g.near.Load())
 	switch {
 	case r.own && g.wild:
 		r.upTo = zonePrivate
@@ -71,12 +72,12 @@ func (g *guardian) ruleFor(host string, storage bool) rule {
 
 // checkName refuses what is forbidden whatever a resolver says. It is asked before a
 // connection, and before a proxy, which would resolve the name for us.
-func (g *guardian) checkName(u *url.URL) error {
+func (g *guardian) checkName(u *url.URL, near zone) error {
 	z, ok := literalZone(u.Hostname())
 	if !ok {
 		return nil
 	}
-	return g.ruleFor(u.Hostname(), u.Scheme == "https").check(z)
+	return g.ruleFor(u.Hostname(), near, u.Scheme == "https").check(z)
 }
 
 // dialContext connects to addr if the rules allow the address that it turns out to be.
@@ -84,7 +85,7 @@ func (g *guardian) dialContext(ctx context.Context, network, addr string) (net.C
 	ctx, cancel := context.WithTimeout(ctx, g.connect)
 	defer cancel()
 	nd := net.Dialer{Timeout: g.connect, KeepAlive: 30 * time.Second}
-	if proxyOf(ctx) != nil {
+	if wayOf(ctx).proxy != nil {
 		return g.open(ctx, &nd, network, addr)
 	}
 	host, port, err := net.SplitHostPort(addr)
@@ -92,7 +93,7 @@ func (g *guardian) dialContext(ctx context.Context, network, addr string) (net.C
 		return nil, err
 	}
 	// Port 443 stands for TLS: whatever else speaks there fails the handshake.
-	r := g.ruleFor(host, port == "443")
+	r := g.ruleFor(host, wayOf(ctx).near, port == "443")
 	nd.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
 		ap, err := netip.ParseAddrPort(address)
 		if err != nil {
@@ -100,18 +101,15 @@ func (g *guardian) dialContext(ctx context.Context, network, addr string) (net.C
 		}
 		return r.check(classify(ap.Addr()))
 	}
-	conn, err := g.open(ctx, &nd, network, addr)
-	if err == nil && r.own {
-		g.remember(conn)
-	}
-	return conn, err
+	return g.open(ctx, &nd, network, addr)
 }
 
-// remember notes where the endpoint itself is: its redirects may lead to the same kind of network.
-func (g *guardian) remember(conn net.Conn) {
+// zoneOf says where the other end of a connection is.
+func zoneOf(conn net.Conn) zone {
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		g.near.Store(int32(classify(a.AddrPort().Addr())))
+		return classify(a.AddrPort().Addr())
 	}
+	return zonePublic
 }
 
 // open dials by the hooks if there are any, else by the dialer.

@@ -44,6 +44,7 @@ func (r *request) address(ep *endpoint) *url.URL {
 type answer struct {
 	*http.Response
 	from *url.URL // where it came from in the end
+	near zone     // where the endpoint was when it sent us there
 	own  bool     // the registry itself answered
 	body *body
 }
@@ -56,9 +57,9 @@ func (c *Client) slots(l lane) *gate {
 	return c.api
 }
 
-// exchange sends r to ep, or straight to place, which an earlier redirect named. It signs in and
+// exchange sends r to ep, or straight to a place that an earlier redirect named. It signs in and
 // repeats once if asked to. Errors are *fault.Error, or wrap the caller's context's.
-func (c *Client) exchange(s *span, ep *endpoint, r *request, place *url.URL) (*answer, error) {
+func (c *Client) exchange(s *span, ep *endpoint, r *request, to *place) (*answer, error) {
 	x := newExchange(s, ep, r.op(), r.method)
 	x.lane, x.stay = r.lane, r.stay
 	if r.accept != "" {
@@ -78,13 +79,13 @@ func (c *Client) exchange(s *span, ep *endpoint, r *request, place *url.URL) (*a
 		places.leave(r.tail)
 		c.o.Observe(Event{Kind: r.kind, Result: result, Bytes: n, Duration: time.Since(started)})
 	}
-	resp, from, err := c.send(x, r, place) //nolint:bodyclose // it is the answer's body
+	resp, from, err := c.send(x, r, to) //nolint:bodyclose // it is the answer's body
 	if err != nil {
 		x.cancel(context.Canceled)
 		done(resultOf(err), 0)
 		return nil, err
 	}
-	a := &answer{Response: resp, from: from, own: ep.isOwn(from)}
+	a := &answer{Response: resp, from: from, near: x.near, own: ep.isOwn(from)}
 	a.body = c.newBody(x, resp, done)
 	resp.Body = a.body
 	return a, nil
@@ -93,15 +94,16 @@ func (c *Client) exchange(s *span, ep *endpoint, r *request, place *url.URL) (*a
 // busy says that no place in the queue came free.
 func (c *Client) busy(s *span, r *request, cause error) error {
 	if s.caller.Err() == nil && errors.Is(cause, errPatience) {
-		return c.fail(fault.Unavailable, r.op(), "all %d requests that this upstream may have at once are under way (limits.requests)", c.o.Requests)
+		return c.fail(fault.Busy, r.op(), "all %d requests that this upstream may have at once are under way (limits.requests)", c.o.Requests)
 	}
 	return c.wireError(s.caller, r.op(), cause, cause)
 }
 
 // send returns a success, or a fault with everything closed.
-func (c *Client) send(x *exchange, r *request, place *url.URL) (*http.Response, *url.URL, error) {
-	if place != nil {
-		resp, from, err := c.follow(x, place, "")
+func (c *Client) send(x *exchange, r *request, to *place) (*http.Response, *url.URL, error) {
+	if to != nil {
+		x.near = to.near
+		resp, from, err := c.follow(x, to.url, "")
 		return c.judge(x, resp, from, false, err)
 	}
 	u := r.address(x.ep)
@@ -109,7 +111,7 @@ func (c *Client) send(x *exchange, r *request, place *url.URL) (*http.Response, 
 	if err != nil {
 		return nil, nil, err
 	}
-	resp, from, err := c.follow(x, u, g.header)
+	resp, from, err := c.follow(x, u, g.header) // without a header if a remembered token service failed: where is it now?
 	if err != nil || resp.StatusCode != http.StatusUnauthorized || !x.ep.isOwn(from) {
 		return c.judge(x, resp, from, g.signedIn(), err)
 	}

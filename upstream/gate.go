@@ -24,6 +24,17 @@ type ticket struct {
 
 func newGate(places int) *gate { return &gate{free: max(1, places), flying: make(map[string]int)} }
 
+// newGates divides places between what is not a blob, which gets a quarter, and blobs.
+// With a single place both share it.
+func newGates(places int) (api, blob *gate) {
+	if places < 2 {
+		g := newGate(places)
+		return g, g
+	}
+	n := max(1, places/4)
+	return newGate(n), newGate(places - n)
+}
+
 // enter waits for a place for a request about what, until ctx ends. Whoever has entered leaves once.
 func (g *gate) enter(ctx context.Context, what string) error {
 	g.mu.Lock()

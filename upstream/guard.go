@@ -94,6 +94,9 @@ func embedded(a netip.Addr) (netip.Addr, bool) {
 // one. ok is false for a name that only a resolver can tell.
 func literalZone(host string) (z zone, ok bool) {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if strings.ContainsFunc(host, func(r rune) bool { return r < '!' || r > '~' }) {
+		return zoneForbidden, true // IDNA maps full-width digits to plain ones; real names come in punycode
+	}
 	if a, err := netip.ParseAddr(host); err == nil {
 		return classify(a), true
 	}
@@ -165,13 +168,22 @@ var providers = []struct {
 	registries []string
 	storage    func(host string) bool
 }{
-	{[]string{".amazonaws.com", ".amazonaws.com.cn"}, isS3},
-	{[]string{".pkg.dev", "gcr.io", ".gcr.io"}, func(h string) bool {
-		return h == "storage.googleapis.com" || strings.HasSuffix(h, ".storage.googleapis.com")
+	{[]string{
+		".amazonaws.com", ".amazonaws.com.cn", ".on.aws", ".on.amazonwebservices.com.cn", ".amazonaws.eu", ".sc2s.sgov.gov", ".c2s.ic.gov", ".cloud.adc-e.uk", ".csp.hci.ic.gov",
+		"public.ecr.aws", "registry.k8s.io", "registry-1.docker.io", "quay.io",
+	}, isS3},
+	{[]string{".pkg.dev", "gcr.io", ".gcr.io", "registry.k8s.io"}, isGCS},
+	{[]string{".azurecr.io", "mcr.microsoft.com"}, func(h string) bool {
+		return strings.HasSuffix(h, ".blob.core.windows.net") || strings.HasSuffix(h, ".data.azurecr.io") || strings.HasSuffix(h, ".data.mcr.microsoft.com")
 	}},
-	{[]string{".azurecr.io"}, func(h string) bool {
-		return strings.HasSuffix(h, ".blob.core.windows.net") || strings.HasSuffix(h, ".data.azurecr.io")
-	}},
+	{[]string{"registry.k8s.io"}, func(h string) bool { return strings.HasSuffix(h, ".pkg.dev") }}, // it is a signpost to these
+}
+
+// partitions are the domains of AWS under which S3 is.
+var partitions = []string{".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".sc2s.sgov.gov", ".c2s.ic.gov", ".cloud.adc-e.uk", ".csp.hci.ic.gov"}
+
+func isGCS(host string) bool {
+	return host == "storage.googleapis.com" || strings.HasSuffix(host, ".storage.googleapis.com")
 }
 
 // hasAnySuffix treats a suffix without a leading dot as the whole name.
@@ -184,15 +196,17 @@ func hasAnySuffix(host string, suffixes []string) bool {
 	return false
 }
 
-// isS3 matches [bucket.]s3[.dualstack][.region].amazonaws.com[.cn] and the older s3-region form.
+// isS3 matches [bucket.]s3[.dualstack][.region].<partition> and the older s3-region form.
 func isS3(host string) bool {
-	h, ok := strings.CutSuffix(host, ".amazonaws.com")
-	if !ok {
-		if h, ok = strings.CutSuffix(host, ".amazonaws.com.cn"); !ok {
-			return false
+	for _, p := range partitions {
+		if h, ok := strings.CutSuffix(host, p); ok {
+			return isS3Label(strings.Split(h, "."))
 		}
 	}
-	labels := strings.Split(h, ".")
+	return false
+}
+
+func isS3Label(labels []string) bool {
 	for tail := 1; tail <= 3 && tail <= len(labels); tail++ {
 		if l := labels[len(labels)-tail]; l == "s3" || tail == 1 && strings.HasPrefix(l, "s3-") {
 			return true

@@ -71,8 +71,7 @@ func TestRules(t *testing.T) {
 	} {
 		o := Options{Wild: tc.wild, AllowRedirect: func(h string) bool { return h == tc.allow }}
 		g := newGuardian(tc.registry, o)
-		g.near.Store(int32(tc.near))
-		if got := g.ruleFor(tc.host, tc.tls).upTo; got != tc.want {
+		if got := g.ruleFor(tc.host, max(tc.near, g.literal), tc.tls).upTo; got != tc.want {
 			t.Errorf("%s: up to %v, want %v", name, got, tc.want)
 		}
 	}
@@ -156,7 +155,7 @@ func TestForeignHostsAreJudgedByTheirAddress(t *testing.T) {
 	g := newGuardian("r.example", Options{})
 	for raw, ok := range map[string]bool{"http://10.0.0.1/": false, "http://localhost/": false, "https://cdn.example/": true, "https://8.8.8.8/": true} {
 		u, _ := url.Parse(raw)
-		if err := g.checkName(u); (err == nil) != ok {
+		if err := g.checkName(u, g.literal); (err == nil) != ok {
 			t.Errorf("%s: %v", raw, err)
 		}
 	}

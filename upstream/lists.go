@@ -17,6 +17,7 @@ import (
 const (
 	maxList  = 16 << 20 // bytes of one list, all its pages together
 	maxPages = 100
+	tagsPage = "1000" // the most that registries in general take
 )
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }
@@ -38,7 +39,7 @@ func (c *Client) checkNames(r *request, ref string) error {
 
 // Tags returns all tags of a repository, in the upstream's order.
 func (c *Client) Tags(ctx context.Context, repo string) ([]string, error) {
-	r := &request{kind: "tags", method: http.MethodGet, repo: repo, tail: "tags/list", query: url.Values{}, accept: "application/json"}
+	r := &request{kind: "tags", method: http.MethodGet, repo: repo, tail: "tags/list", query: url.Values{"n": {tagsPage}}, accept: "application/json"}
 	if err := c.checkNames(r, "tags"); err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ func TestTags(t *testing.T) {
 			io.WriteString(w, `{"name":"a","tags":null}`)
 		case repo == "html":
 			io.WriteString(w, `<html>`)
-		case r.URL.RawQuery == "":
+		case r.URL.RawQuery == "n=1000":
 			w.Header().Set("Link", `</v2/pages/tags/list?next_page=opaque>; rel="next"`)
 			io.WriteString(w, `{"name":"pages","tags":["y","z"]}`)
 		case r.URL.RawQuery == "next_page=opaque":

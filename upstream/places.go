@@ -25,6 +25,7 @@ type placeKey struct {
 // place is where a blob is: its url may be signed, so it is never logged or put into an error.
 type place struct {
 	url   *url.URL // nil: the registry serves the blob itself
+	near  zone     // where the endpoint was when it sent us there
 	until time.Time
 }
 
@@ -127,7 +128,7 @@ func (p *places) makeRoom() {
 func placeOf(a *answer) *place {
 	p := &place{until: time.Now().Add(placeTTL)}
 	if !a.own {
-		p.url = a.from
+		p.url, p.near = a.from, a.near
 	}
 	return p
 }
@@ -135,7 +136,7 @@ func placeOf(a *answer) *place {
 // forAll returns err if it holds for everybody who asks for the same blob, not only for this caller or range.
 func forAll(err error) error {
 	f, ok := fault.As(err)
-	if !ok || f.Status == 416 || f.Kind == fault.Unavailable && f.Status == 0 {
+	if !ok || f.Status == 416 || (f.Kind == fault.Unavailable || f.Kind == fault.Busy) && f.Status == 0 {
 		return nil
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"time"
 
@@ -23,12 +24,13 @@ type exchange struct {
 	header http.Header // without Authorization
 	body   func() io.Reader
 	lane   lane
+	near   zone // where the endpoint is, by the connection that its latest answer came on
 	stay   bool // a redirect is an answer, not to be followed
 }
 
 // newExchange must be followed by cancel.
 func newExchange(s *span, ep *endpoint, op, method string) *exchange {
-	x := &exchange{span: s, ep: ep, op: op, method: method, header: http.Header{}}
+	x := &exchange{span: s, ep: ep, op: op, method: method, header: http.Header{}, near: ep.guard.literal}
 	x.ctx, x.cancel = context.WithCancelCause(s.ctx)
 	return x
 }
@@ -91,16 +93,16 @@ func (c *Client) nextHop(x *exchange, u *url.URL, resp *http.Response) (*url.URL
 
 // hop is one request and one answer.
 func (c *Client) hop(x *exchange, u *url.URL, auth string) (*http.Response, error) {
-	if err := x.ep.guard.checkName(u); err != nil {
+	if err := x.ep.guard.checkName(u, x.near); err != nil {
 		return nil, c.wireError(x.span.caller, x.op, nil, err)
 	}
 	proxy, err := x.ep.proxy(u)
 	if err != nil {
 		return nil, c.fail(fault.Unavailable, x.op, "the proxy of the environment is not usable: check HTTPS_PROXY")
 	}
-	ctx := x.ctx
-	if proxy != nil {
-		ctx = context.WithValue(ctx, proxyKey{}, proxy)
+	ctx := context.WithValue(x.ctx, wayKey{}, way{proxy: proxy, near: x.near})
+	if proxy == nil && x.ep.transport(x.lane, u) == x.ep.own[x.lane] {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { x.near = zoneOf(i.Conn) }})
 	}
 	req := (&http.Request{Method: x.method, URL: u, Host: u.Host, Header: x.header.Clone()}).WithContext(ctx)
 	if auth != "" {

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -17,8 +16,7 @@ func TestRedirects(t *testing.T) {
 		auth.add("other:" + r.Header.Get("Authorization"))
 		w.Write([]byte("x"))
 	})
-	var back *httptest.Server
-	back = serve(t, func(w http.ResponseWriter, r *http.Request) {
+	back := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		auth.add("back:" + r.Header.Get("Authorization"))
 		if strings.HasSuffix(r.URL.Path, "/2") {
 			w.Write([]byte("x"))

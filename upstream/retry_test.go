@@ -101,7 +101,7 @@ func TestRequestLimits(t *testing.T) {
 		open = append(open, resp)
 	}
 	_, err := c.GetBlob(ctx, "x", digest(nil), 0, -1)
-	wantFault(t, err, fault.Unavailable)
+	wantFault(t, err, fault.Busy)
 	if _, err := c.HeadManifest(ctx, "x", "latest"); err != nil {
 		t.Errorf("manifests starve behind blobs: %v", err)
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	maxScopes = 1024
+	maxWays = 1024
 	// youngToken: a token refused within this time of being asked for was good, it only isn't enough.
 	youngToken = 10 * time.Second
 )
@@ -26,6 +26,13 @@ type authWay struct {
 	realm   string
 	service string
 	scope   string
+	near    zone // where the endpoint was when it asked
+}
+
+// sameAs compares what a token would be asked for with.
+func (w authWay) sameAs(o authWay) bool {
+	w.near = o.near
+	return w == o
 }
 
 // grant is what one try is sent with.
@@ -35,12 +42,13 @@ type grant struct {
 	way    authWay
 	key    tokenKey
 	tok    *token // the bearer token in header, nil for any other
+	failed error  // why way's token service gave none
 }
 
 // signedIn reports whether the request told who we are.
 func (g grant) signedIn() bool { return g.id != authn.AuthConfig{} }
 
-// usualScope is what registries ask for in general; wayFor needs to remember only the others.
+// usualScope is what registries ask for in general.
 func (ep *endpoint) usualScope(repo string) string {
 	return "repository:" + ep.prefix + repo + ":pull"
 }
@@ -49,13 +57,11 @@ func (ep *endpoint) usualScope(repo string) string {
 func (ep *endpoint) wayFor(repo string) authWay {
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
-	w := ep.auth
-	if w.scheme != "bearer" {
+	if w, ok := ep.ways[repo]; ok {
 		return w
 	}
-	if s, ok := ep.scopes[repo]; ok {
-		w.scope = s
-	} else if w.scope == "" || strings.HasPrefix(w.scope, "repository:") {
+	w := ep.auth
+	if w.scheme == "bearer" && (w.scope == "" || strings.HasPrefix(w.scope, "repository:")) {
 		w.scope = ep.usualScope(repo)
 	}
 	return w
@@ -65,21 +71,21 @@ func (ep *endpoint) wayFor(repo string) authWay {
 func (ep *endpoint) learn(repo string, w authWay) {
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
+	old := ep.auth
 	ep.auth = w
-	if w.scheme != "bearer" {
+	usual := w.scheme != "bearer" || w.scope == ep.usualScope(repo)
+	if usual && (old.scheme == "" || old.scheme == w.scheme && old.realm == w.realm && old.service == w.service) {
+		delete(ep.ways, repo)
 		return
 	}
-	if w.scope == ep.usualScope(repo) {
-		delete(ep.scopes, repo)
-		return
+	if len(ep.ways) >= maxWays {
+		clear(ep.ways) // a challenge each, and they are back
 	}
-	if len(ep.scopes) >= maxScopes {
-		clear(ep.scopes) // a challenge each, and they are back
-	}
-	ep.scopes[repo] = w.scope
+	ep.ways[repo] = w
 }
 
-// authorize says what a request to repo is sent with.
+// authorize says what a request to repo is sent with. Where the token service that is remembered gives
+// none, that is nothing: the registry is asked where to sign in now.
 func (c *Client) authorize(x *exchange, repo string) (grant, error) {
 	id, err := c.identity(x, repo)
 	if err != nil {
@@ -92,9 +98,10 @@ func (c *Client) authorize(x *exchange, repo string) (grant, error) {
 	case g.way.scheme == "basic":
 		g.header = basic(id)
 	case g.way.scheme == "bearer":
-		g.key = tokenKey{ep: x.ep, realm: g.way.realm, service: g.way.service, scope: g.way.scope, id: id}
-		if g.tok, err = c.token(x, g.key); err != nil {
-			return grant{}, err
+		g.key = tokenKey{ep: x.ep, realm: g.way.realm, service: g.way.service, scope: g.way.scope, near: g.way.near, id: id}
+		g.tok, g.failed = c.token(x, g.key)
+		if g.failed != nil {
+			return g, x.span.ctx.Err()
 		}
 		g.header = "Bearer " + g.tok.value
 	}
@@ -151,14 +158,14 @@ func (c *Client) token(x *exchange, k tokenKey) (*token, error) {
 }
 
 // answerTo picks a way to sign in from the challenges of a 401: bearer if it is offered, else basic.
-func (c *Client) answerTo(x *exchange, repo string, headers []string) (authWay, error) {
+func (c *Client) answerTo(x *exchange, repo string, headers []string, signsIn bool) (authWay, error) {
 	var out authWay
 	for _, ch := range parseChallenges(headers) {
 		switch ch.scheme {
 		case "basic":
 			out = authWay{scheme: "basic"}
 		case "bearer":
-			realm, err := c.realm(x, ch.params["realm"])
+			realm, err := c.realm(x, ch.params["realm"], signsIn)
 			if err != nil {
 				return authWay{}, err
 			}
@@ -166,20 +173,23 @@ func (c *Client) answerTo(x *exchange, repo string, headers []string) (authWay, 
 			if scope == "" {
 				scope = x.ep.usualScope(repo)
 			}
-			return authWay{scheme: "bearer", realm: realm, service: ch.params["service"], scope: scope}, nil
+			return authWay{scheme: "bearer", realm: realm, service: ch.params["service"], scope: scope, near: x.near}, nil
 		}
 	}
 	return out, nil
 }
 
 // realm checks where a challenge wants us to ask for a token.
-func (c *Client) realm(x *exchange, s string) (string, error) {
+func (c *Client) realm(x *exchange, s string, signsIn bool) (string, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return "", c.fail(fault.Refused, x.op, "asks to sign in at an address that cannot be used")
 	}
 	if u.Scheme == "http" && x.ep.base.Scheme != "http" {
 		return "", c.fail(fault.Refused, x.op, "asks to sign in at %s without TLS: never done", u.Host)
+	}
+	if signsIn && u.Scheme == "http" && !x.ep.isOwn(u) {
+		return "", c.fail(fault.Refused, x.op, "asks to sign in at %s, another address, without TLS: credentials are not sent there", u.Host)
 	}
 	u.User, u.Fragment = nil, ""
 	return u.String(), nil
@@ -191,18 +201,24 @@ func (c *Client) retryWith(x *exchange, repo string, headers []string, was grant
 	if was.id.RegistryToken != "" {
 		return was, false, nil
 	}
-	way, err := c.answerTo(x, repo, headers)
+	way, err := c.answerTo(x, repo, headers, was.signedIn())
 	if err != nil || way.scheme == "" {
 		return was, false, err
 	}
+	if was.failed != nil && way.sameAs(was.way) {
+		return was, false, was.failed
+	}
 	if was.tok != nil {
-		if way == was.way && time.Since(was.tok.issued) < youngToken {
+		if way.sameAs(was.way) && time.Since(was.tok.issued) < youngToken {
 			return was, false, nil
 		}
 		c.tokens.drop(was.key, was.tok)
 	}
 	x.ep.learn(repo, way)
 	g, err = c.authorize(x, repo)
+	if err == nil {
+		err = g.failed
+	}
 	return g, err == nil && g.header != "" && g.header != was.header, err
 }
 
@@ -220,6 +236,7 @@ func (c *Client) fetchToken(k tokenKey) (*token, error) {
 		op = http.MethodPost
 	}
 	x := newExchange(s, k.ep, op+" token from "+realm.Host, op)
+	x.near = k.near
 	tok, n, err := c.askToken(x, realm, k, started)
 	x.cancel(context.Canceled)
 	if errors.Is(err, context.Canceled) {

@@ -2,15 +2,20 @@ package upstream
 
 import (
 	"context"
+	"net/http"
 	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/entrepot/entrepot/internal/fault"
 )
 
 const (
 	maxTokens       = 1024
-	refreshPause    = 5 * time.Second // after a refresh ahead of time has failed
+	maxLogins       = 64
+	refreshPause    = 5 * time.Second  // after a refresh ahead of time has failed
+	refusedPause    = 10 * time.Second // after a token service has refused a name and password: more tries lock accounts
 	defaultTokenTTL = 60 * time.Second
 	maxTokenTTL     = 24 * time.Hour
 )
@@ -20,7 +25,14 @@ const (
 type tokenKey struct {
 	ep                    *endpoint
 	realm, service, scope string
+	near                  zone
 	id                    authn.AuthConfig
+}
+
+// login is an identity at a token service.
+type login struct {
+	realm string
+	id    authn.AuthConfig
 }
 
 // token is a bearer token; it doesn't change.
@@ -55,11 +67,30 @@ type tokenFlight struct {
 
 // tokens holds at most maxTokens tokens and asks for each key once at a time.
 type tokens struct {
-	mu sync.Mutex
-	m  map[tokenKey]*tokenEntry // guarded by mu
+	mu      sync.Mutex
+	m       map[tokenKey]*tokenEntry // guarded by mu
+	refused map[login]refusal        // guarded by mu
 }
 
-func newTokens() *tokens { return &tokens{m: map[tokenKey]*tokenEntry{}} }
+// refusal is a token service's 401 to a name and password.
+type refusal struct {
+	err   error
+	until time.Time
+}
+
+func newTokens() *tokens { return &tokens{m: map[tokenKey]*tokenEntry{}, refused: map[login]refusal{}} }
+
+// refuse remembers a refused login; t.mu is held.
+func (t *tokens) refuse(k tokenKey, err error) {
+	f, ok := fault.As(err)
+	if !ok || f.Status != http.StatusUnauthorized || k.id == (authn.AuthConfig{}) {
+		return
+	}
+	if len(t.refused) >= maxLogins {
+		clear(t.refused)
+	}
+	t.refused[login{k.realm, k.id}] = refusal{err, time.Now().Add(refusedPause)}
+}
 
 // fetcher asks for a token on a goroutine of the client's, not on the caller's context: the caller may
 // leave, the others still want it.
@@ -82,12 +113,16 @@ func (t *tokens) get(ctx context.Context, k tokenKey, f fetcher) (*token, error)
 	if e.cur != nil && e.cur.usable(now) {
 		tok := e.cur
 		if tok.ageing(now) && e.flight == nil && now.After(e.again) {
-			t.fly(e, f)
+			t.fly(k, e, f)
 		}
 		t.mu.Unlock()
 		return tok, nil
 	}
-	if e.flight == nil && !t.fly(e, f) {
+	if r := t.refused[login{k.realm, k.id}]; e.flight == nil && now.Before(r.until) {
+		t.mu.Unlock()
+		return nil, r.err
+	}
+	if e.flight == nil && !t.fly(k, e, f) {
 		t.mu.Unlock()
 		return nil, errClosed
 	}
@@ -102,7 +137,7 @@ func (t *tokens) get(ctx context.Context, k tokenKey, f fetcher) (*token, error)
 }
 
 // fly starts a request; t.mu is held. false if the client is closed.
-func (t *tokens) fly(e *tokenEntry, f fetcher) bool {
+func (t *tokens) fly(k tokenKey, e *tokenEntry, f fetcher) bool {
 	flight := &tokenFlight{done: make(chan struct{})}
 	ok := f.spawn(func() {
 		tok, err := f.fetch()
@@ -113,6 +148,7 @@ func (t *tokens) fly(e *tokenEntry, f fetcher) bool {
 			e.cur = tok
 		} else {
 			e.again = time.Now().Add(refreshPause)
+			t.refuse(k, err)
 		}
 		t.mu.Unlock()
 		close(flight.done)

@@ -213,7 +213,7 @@ func TestRealmsThatAreRefused(t *testing.T) {
 	for _, realm := range []string{"http://auth.example/token", "ftp://x/", "", "https://", "://"} {
 		c := client(t, nil, "https://r.example")
 		x := &exchange{op: "GET x", ep: c.endpoints[0]}
-		_, err := c.answerTo(x, "a", []string{`Bearer realm="` + realm + `"`})
+		_, err := c.answerTo(x, "a", []string{`Bearer realm="` + realm + `"`}, false)
 		wantFault(t, err, fault.Refused)
 	}
 	tr := newTokenRegistry(t)

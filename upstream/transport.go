@@ -38,9 +38,9 @@ type endpoint struct {
 	own, foreign [lanes]*http.Transport
 	down         atomic.Int64 // Unix nanoseconds until which it counts as down
 
-	mu     sync.Mutex
-	auth   authWay           // guarded by mu: what the last challenge asked for
-	scopes map[string]string // guarded by mu: repositories whose scope isn't the usual one; bounded
+	mu   sync.Mutex
+	auth authWay            // guarded by mu: what the last challenge asked for
+	ways map[string]authWay // guarded by mu: of repositories for which it isn't auth with the usual scope; bounded
 }
 
 func newEndpoint(e Endpoint, o Options) (*endpoint, error) {
@@ -52,10 +52,10 @@ func newEndpoint(e Endpoint, o Options) (*endpoint, error) {
 		return nil, fmt.Errorf("upstream %s: endpoint %q: must not hold credentials, a query or a fragment", o.Name, redactURL(u))
 	}
 	ep := &endpoint{
-		base:   &url.URL{Scheme: u.Scheme, Host: u.Host},
-		host:   u.Host,
-		scopes: map[string]string{},
-		guard:  newGuardian(strings.ToLower(u.Hostname()), o),
+		base:  &url.URL{Scheme: u.Scheme, Host: u.Host},
+		host:  u.Host,
+		ways:  map[string]authWay{},
+		guard: newGuardian(strings.ToLower(u.Hostname()), o),
 	}
 	if p := strings.Trim(u.Path, "/"); p != "" && p != "v2" {
 		ep.prefix = strings.TrimPrefix(p, "v2/") + "/"
@@ -112,7 +112,7 @@ func newTransport(l lane, tc *tls.Config, g *guardian, t Timeouts) *http.Transpo
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	tr := &http.Transport{
-		Proxy:                  func(r *http.Request) (*url.URL, error) { return proxyOf(r.Context()), nil },
+		Proxy:                  func(r *http.Request) (*url.URL, error) { return wayOf(r.Context()).proxy, nil },
 		DialContext:            g.dialContext,
 		TLSClientConfig:        tc,
 		TLSHandshakeTimeout:    t.Connect,

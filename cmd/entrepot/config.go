@@ -62,6 +62,9 @@ func newConfigCheck() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if _, err := newRegistries(cfg, nil, shared{}); err != nil { // reads the files that it names
+				return usageError{fmt.Errorf("%s: %w", path, err)}
+			}
 			report := struct {
 				File      string `json:"file"`
 				OK        bool   `json:"ok"`

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +33,7 @@ type daemon struct {
 	ctx       context.Context // of questions to upstreams that several clients wait for
 	cancel    context.CancelFunc
 	draining  atomic.Bool
-	listening []string // set before the first request
+	listening []net.Addr // set before the first request
 
 	mu       sync.Mutex // guards all below
 	cfg      *config.Config
@@ -127,6 +128,11 @@ func (d *daemon) apply() error {
 	if err != nil {
 		return err
 	}
+	for _, a := range d.listening { // what is open stays open, whatever the file says now
+		if err := cfg.CheckListener(a); err != nil {
+			return err
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r, err := newRegistries(cfg, d.upstream, d.shared())
@@ -141,6 +147,14 @@ func (d *daemon) apply() error {
 	}
 	d.cfg, d.upstream, d.loaded = cfg, r, time.Now()
 	return nil
+}
+
+func (d *daemon) addresses() []string {
+	var all []string
+	for _, a := range d.listening {
+		all = append(all, a.String())
+	}
+	return all
 }
 
 // close ends what run has left.
@@ -167,7 +181,7 @@ func (d *daemon) status() Status {
 	var s Status
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Version, s.Instance, s.Started, s.Listen = version(), d.instance, d.started, d.listening
+	s.Version, s.Instance, s.Started, s.Listen = version(), d.instance, d.started, d.addresses()
 	s.Config.File, s.Config.LoadedAt, s.Config.Restart = d.path, d.loaded, d.restart
 	if d.reloaded != nil {
 		s.Config.Error = d.reloaded.Error()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -58,10 +59,15 @@ func listeners(ctx context.Context, cfg *config.Config) (open []net.Listener, er
 	return open, nil
 }
 
-// alreadyOpen: a configured address may be one that was handed over.
+// alreadyOpen: a configured address may be one that was handed over, or be part of one: [::]:5000 takes all of port 5000.
 func alreadyOpen(open []net.Listener, addr string) bool {
+	_, port, _ := net.SplitHostPort(addr)
 	for _, l := range open {
 		if l.Addr().String() == addr {
+			return true
+		}
+		tcp, ok := l.Addr().(*net.TCPAddr)
+		if ok && tcp.IP.IsUnspecified() && strconv.Itoa(tcp.Port) == port {
 			return true
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,6 +46,7 @@ type registries struct {
 // may fail, which is found out when the configuration is loaded.
 type plan struct {
 	tls         []*tls.Config // of each endpoint, nil for the system's
+	files       [][]byte      // what they were made of
 	credentials upstream.Credentials
 }
 
@@ -66,11 +68,11 @@ func newRegistries(cfg *config.Config, old *registries, s shared) (*registries, 
 		}
 		p := plan{credentials: who}
 		for _, e := range u.Endpoints {
-			t, err := tlsOf(e.TLS)
+			t, files, err := tlsOf(e.TLS)
 			if err != nil {
 				return nil, fmt.Errorf("upstream %s: endpoint %s: %w", u.Name, e.URL, err)
 			}
-			p.tls = append(p.tls, t)
+			p.tls, p.files = append(p.tls, t), append(p.files, files...)
 		}
 		r.plans[u] = p
 	}
@@ -88,7 +90,8 @@ func (r *registries) adopt(old *registries) {
 	for e := old.recent.Back(); e != nil; e = e.Prev() {
 		c := e.Value.(*client)
 		u, host, ok := r.cfg.Lookup(c.host)
-		if ok && host == c.host && reflect.DeepEqual(u, c.u) && r.cfg.Fetch.Timeouts == old.cfg.Fetch.Timeouts {
+		if ok && host == c.host && reflect.DeepEqual(u, c.u) && r.cfg.Fetch.Timeouts == old.cfg.Fetch.Timeouts &&
+			reflect.DeepEqual(r.plans[u].files, old.plans[c.u].files) {
 			r.clients[host] = r.recent.PushFront(&client{host, u, c.Client})
 		}
 	}
@@ -156,6 +159,9 @@ func (p place) options() upstream.Options {
 		Wild:        p.u.Name.Wild(),
 		Credentials: made.credentials,
 		AllowRedirect: func(host string) bool {
+			if strings.Contains(host, ":") {
+				host = "[" + host + "]" // as the configuration writes an IPv6 address
+			}
 			for _, a := range p.u.Redirects.Allow {
 				if a.Match(host) {
 					return true
@@ -174,7 +180,12 @@ func (p place) options() upstream.Options {
 		Log:       p.r.shared.log,
 	}
 	label, m := p.Label(), p.r.shared.metrics
-	o.Observe = func(e upstream.Event) { m.Upstream(label, e.Kind, e.Result, e.Bytes, e.Duration) }
+	o.Observe = func(e upstream.Event) {
+		m.Upstream(label, e.Kind, e.Result, e.Bytes, e.Duration)
+		if e.Kind == "token" {
+			m.Credentials(label, e.Result)
+		}
+	}
 	for i, e := range p.u.EndpointsFor(p.host) {
 		proxyURL := e.Proxy.String()
 		if u := e.Proxy.URL(); u != nil {
@@ -230,28 +241,46 @@ func credentials(c config.Credentials) (authn.Credentials, error) {
 	}
 }
 
-// tlsOf reads what an endpoint's connections are made with; nil for the system's defaults.
-func tlsOf(c config.EndpointTLS) (*tls.Config, error) {
+// tlsOf reads what an endpoint's connections are made with, nil for the system's defaults, and
+// returns the files' contents too.
+func tlsOf(c config.EndpointTLS) (*tls.Config, [][]byte, error) {
 	if c == (config.EndpointTLS{}) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.InsecureSkipVerify} //nolint:gosec // the operator has said so
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(string(c.CAFile))
+	var files [][]byte
+	read := func(key string, path config.Path) ([]byte, error) {
+		raw, err := os.ReadFile(string(path))
 		if err != nil {
-			return nil, fmt.Errorf("tls.caFile: %w", err)
+			return nil, fmt.Errorf("tls.%s: %w", key, err)
+		}
+		files = append(files, raw)
+		return raw, nil
+	}
+	if c.CAFile != "" {
+		pem, err := read("caFile", c.CAFile)
+		if err != nil {
+			return nil, nil, err
 		}
 		t.RootCAs = x509.NewCertPool()
 		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("tls.caFile " + string(c.CAFile) + " holds no certificate (PEM)")
+			return nil, nil, errors.New("tls.caFile " + string(c.CAFile) + " holds no certificate (PEM)")
 		}
 	}
 	if c.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(string(c.CertFile), string(c.KeyFile))
+		cert, err := read("certFile", c.CertFile)
 		if err != nil {
-			return nil, fmt.Errorf("tls.certFile: %w", err)
+			return nil, nil, err
+		}
+		key, err := read("keyFile", c.KeyFile)
+		if err != nil {
+			return nil, nil, err
+		}
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			return nil, nil, fmt.Errorf("tls.certFile and tls.keyFile: %w", err)
 		}
 		t.Certificates = []tls.Certificate{pair}
 	}
-	return t, nil
+	return t, files, nil
 }

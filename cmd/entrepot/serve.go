@@ -43,6 +43,9 @@ const lockTime = 4 * time.Second
 
 // serve runs the daemon until ctx ends, and drains.
 func serve(ctx context.Context, path string, stderr io.Writer) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP) // from start to end: its default would cut the downloads of a drain
+	defer signal.Stop(hup)
 	cfg, err := readConfig(path)
 	if err != nil {
 		return err
@@ -51,11 +54,11 @@ func serve(ctx context.Context, path string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.run(ctx), d.close())
+	return errors.Join(d.run(ctx, hup), d.close())
 }
 
 // run opens the sockets and serves them until ctx ends.
-func (d *daemon) run(ctx context.Context) error {
+func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 	cfg := d.config()
 	open, err := listeners(ctx, cfg)
 	if err != nil {
@@ -64,6 +67,9 @@ func (d *daemon) run(ctx context.Context) error {
 	tlsConfig, err := serverTLS(cfg.TLS)
 	if err != nil {
 		return errors.Join(err, closeAll(open))
+	}
+	for _, l := range open {
+		d.listening = append(d.listening, l.Addr())
 	}
 	api := d.server(d.handler)
 	api.TLSConfig = tlsConfig
@@ -74,14 +80,13 @@ func (d *daemon) run(ctx context.Context) error {
 	defer side.stop()
 	failed := make(chan error, len(open))
 	for _, l := range open {
-		d.listening = append(d.listening, l.Addr().String())
 		l = clientListener{l, time.Duration(cfg.Server.StalledClient)}
 		go func() { failed <- serveListener(api, l, tlsConfig != nil) }()
 	}
-	d.log.Info("serving", "listen", d.listening, "metrics", cfg.Metrics.Listen, "admin", cfg.Admin.Socket,
+	d.log.Info("serving", "listen", d.addresses(), "metrics", cfg.Metrics.Listen, "admin", cfg.Admin.Socket,
 		"cache", cfg.Cache.Dir, "upstreams", len(cfg.Upstreams), "version", version())
 	d.notify(notify.SdNotifyReady)
-	err = d.wait(ctx, failed)
+	err = d.wait(ctx, hup, failed)
 	d.drain(api, time.Duration(d.config().Server.Drain))
 	return err
 }
@@ -101,11 +106,8 @@ func serveListener(s *http.Server, l net.Listener, secure bool) error {
 	return fmt.Errorf("listen %s: %w", l.Addr(), err)
 }
 
-// wait returns when it is time to end; until then SIGHUP reloads the configuration.
-func (d *daemon) wait(ctx context.Context, failed <-chan error) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+// wait returns when it is time to end; until then a signal on hup reloads the configuration.
+func (d *daemon) wait(ctx context.Context, hup <-chan os.Signal, failed <-chan error) error {
 	for {
 		select {
 		case <-ctx.Done():

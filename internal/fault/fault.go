@@ -28,9 +28,11 @@ const (
 	Damaged
 	// Unsupported: the upstream does not speak this part of the API (referrers, ranges).
 	Unsupported
+	// Busy: our own bound on requests to the upstream left no place in time; it says nothing about the upstream: 503.
+	Busy
 )
 
-var kindNames = [...]string{"unavailable", "not_found", "denied", "refused", "throttled", "damaged", "unsupported"}
+var kindNames = [...]string{"unavailable", "not_found", "denied", "refused", "throttled", "damaged", "unsupported", "busy"}
 
 // String returns the kind's name as metrics and logs have it.
 func (k Kind) String() string {
@@ -80,7 +82,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Temporary reports whether asking again may help.
 func (e *Error) Temporary() bool {
-	return e.Kind == Unavailable || e.Kind == Throttled || e.Kind == Damaged
+	return e.Kind == Unavailable || e.Kind == Throttled || e.Kind == Damaged || e.Kind == Busy
 }
 
 // As returns the upstream failure in err's chain, if there is one.
