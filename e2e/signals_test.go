@@ -78,7 +78,7 @@ func (s *suite) terminated(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.completed(t, 1)
-	reg.Break(registrytest.Fault{Match: registrytest.Match{Ref: filling.Digest.String()}, Rate: size / 4 / 8})
+	reg.Break(registrytest.Fault{Match: registrytest.Match{Ref: filling.Digest.String()}, Rate: size / 16}) // four at once need longer than the folder is kept, one alone less than the drain
 	hit := fetch(t, d, here, 8*time.Second/(size>>20))
 	fill := fetch(t, d, filling, 0)
 	d.await(t, "the beginning of both downloads", 10*time.Second, func() error {
