@@ -89,6 +89,7 @@ func (s *suite) terminated(t *testing.T) {
 	})
 	asked := time.Now()
 	d.signal(t, syscall.SIGTERM)
+	d.signal(t, syscall.SIGHUP) // which must not end it
 	next := s.successor(t, d, asked.Add(lockAge))
 	t.Logf("another daemon has the folder %.2fs after SIGTERM", time.Since(asked).Seconds())
 	hit.running(t)
