@@ -75,7 +75,7 @@ func (m *Metrics) makeClientFamilies() {
 	m.clientBytes = counters("client_bytes_total",
 		"Bytes of bodies sent to clients.", "upstream", "kind")
 	m.firstByte = histograms("time_to_first_byte_seconds",
-		"From a client's request to the first byte of the body.", firstByteBuckets(), "kind", "result")
+		"From a client's request to the headers of the answer, which the first byte follows.", firstByteBuckets(), "kind", "result")
 	m.duration = histograms("request_seconds",
 		"From a client's request to the end of its answer.", durationBuckets(), "kind", "result")
 	m.inFlight = gauge("requests_in_flight", "Requests of clients under way.")

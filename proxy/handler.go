@@ -219,6 +219,9 @@ func (h *Handler) account(w *response, c *call, s *Settings, api *apiError) {
 		label = c.upstream.Label()
 	}
 	result := w.Header().Get("X-Cache")
+	if w.sent == 0 {
+		w.firstByte = 0
+	}
 	h.o.Metrics.Request(label, c.route.Kind.String(), result, w.status, w.sent, w.firstByte, took)
 	failed := api != nil && (w.status >= http.StatusInternalServerError || w.cut && !w.lost && c.Context().Err() == nil)
 	if !s.Access && !failed {
