@@ -63,9 +63,10 @@ func (s *Store) conclude(f *fill, out outcome) {
 		keep = out.landed
 	}
 	s.quota.used.Add(keep - f.reserved.Load())
-	if out.phase == verified && f.file != nil {
+	switch left := errors.Is(out.err, errParked) || errors.Is(out.err, errHandedOver) || errors.Is(out.err, ErrClosed); {
+	case out.phase == verified && f.file != nil:
 		s.count.completed.Add(1)
-	} else if out.phase == failed && !errors.Is(out.err, errParked) && !errors.Is(out.err, ErrClosed) {
+	case out.phase == failed && !left:
 		s.count.failed.Add(1)
 	}
 	s.mu.Lock()

@@ -65,7 +65,7 @@ func (f *fill) accept(r *run, part Part) error {
 		}
 		f.learn(part.Total)
 	}
-	if r.n >= 0 && part.Len > r.n { // all of it, though we asked for a piece
+	if r.n >= 0 && (part.Len > r.n || part.Len < 0) { // all of it, though we asked for a piece
 		f.ignoresRanges(r.src)
 	}
 	switch {
