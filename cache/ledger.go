@@ -50,6 +50,7 @@ func openLedger(dir string, boot [16]byte) (*ledger, error) {
 		raw = nil
 	}
 	if !l.load(raw, true) {
+		_ = file.Truncate(0) // what it says is not to be taken for what this boot has written
 		synced, err := os.ReadFile(filepath.Join(dir, "synced"))
 		if err != nil || !l.load(synced, false) {
 			l.size, l.bits = -1, nil
@@ -126,11 +127,13 @@ func (l *ledger) header() []byte {
 	return h
 }
 
-// start writes the header of an empty record; marks may be saved before and after. A record that can't be
-// written costs a refetch after a restart, so errors are not passed on.
+// start writes the header of an empty record. A mark that is saved meanwhile may be lost, and a record
+// that can't be written is; that costs a refetch after a restart, so errors are not passed on.
 func (l *ledger) start() {
-	_, _ = l.file.WriteAt(l.header(), 0)
-	_ = l.file.Truncate(ledgerHeader + bitmapLen(l.size))
+	if err := l.file.Truncate(0); err == nil {
+		_, _ = l.file.WriteAt(l.header(), 0)
+		_ = l.file.Truncate(ledgerHeader + bitmapLen(l.size))
+	}
 }
 
 // save writes a mark, and the header before the first one.

@@ -30,11 +30,12 @@ func (s *Store) fits(n int64) bool {
 	return err == nil && free-n >= s.quota.minFree
 }
 
-// reserve counts n more bytes for f, making room if need be. It fails with errNoRoom.
+// reserve counts n more bytes for f, making room if need be. It fails with errNoRoom; a fill
+// without readers is parked then.
 func (s *Store) reserve(f *fill, n int64) error {
 	for {
 		used := s.quota.used.Load()
-		if !s.fits(n) && !s.makeRoom(n) {
+		if !s.fits(n) && (f.park() || !s.makeRoom(n)) { // what nobody reads is no reason to evict
 			return errNoRoom
 		}
 		if s.quota.used.CompareAndSwap(used, used+n) { // what was judged is what is taken

@@ -215,6 +215,9 @@ func (f *fill) available(r *Reader) (end int64, last bool, err error) {
 	if r.cut != nil {
 		return r.pos, false, r.cut
 	}
+	if f.phase == failed && errors.Is(f.err, ErrDamaged) { // what is in the file is known to be wrong
+		return r.pos, false, f.err
+	}
 	if f.phase == verified {
 		r.sent = true
 		return stop, true, nil

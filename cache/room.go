@@ -17,10 +17,16 @@ import (
 // limit: so that not every piece of a fill begins one.
 const slack = 50
 
+// parkTime is how long an eviction waits for the fills that it has ended.
+const parkTime = 500 * time.Millisecond
+
 // makeRoom deletes until n more bytes fit; false if they can't be made to.
 func (s *Store) makeRoom(n int64) bool {
 	if !s.isCounted() {
 		return false // what could go is not known yet: what comes now is passed through
+	}
+	if !s.fits(n) {
+		s.parkIdle()
 	}
 	s.quota.evicting.Lock()
 	defer s.quota.evicting.Unlock()
@@ -31,12 +37,6 @@ func (s *Store) makeRoom(n int64) bool {
 		return false
 	}
 	s.dropParked(n)
-	if s.fits(n) {
-		return true
-	}
-	if s.parkIdle() {
-		s.dropParked(n)
-	}
 	if s.fits(n) {
 		return true
 	}
@@ -80,8 +80,8 @@ func (s *Store) dropParked(n int64) {
 	}
 }
 
-// parkIdle ends the fills that nobody reads: background work goes before content. It reports whether there were any.
-func (s *Store) parkIdle() bool {
+// parkIdle ends the fills that nobody reads: background work goes before content.
+func (s *Store) parkIdle() {
 	s.mu.Lock()
 	var parked []*fill
 	for _, f := range s.fills {
@@ -90,10 +90,9 @@ func (s *Store) parkIdle() bool {
 		}
 	}
 	s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, parkTime)
 	defer cancel()
 	ended(ctx, parked)
-	return len(parked) > 0
 }
 
 func (s *Store) isCounted() bool {

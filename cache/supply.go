@@ -76,6 +76,10 @@ func (f *fill) fault(r *run, err error) {
 		if se.Busy {
 			return
 		}
+		if se.BeyondEnd && f.assumed {
+			f.unlearn()
+			return
+		}
 		if se.BeyondEnd && f.size < 0 && r.n >= 0 && s.beyond < 2 {
 			f.beyondEnd(r)
 			return

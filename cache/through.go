@@ -146,12 +146,12 @@ func retry(ctx context.Context, patience time.Duration, try func() (progressed b
 			failures, since = 0, time.Now()
 		}
 		failures++
-		wait := min(retryMost, retryFirst<<failures)
+		wait := min(retryMost, retryFirst<<min(failures, 10))
 		wait = wait/2 + rand.N(wait/2+1)
 		if se != nil {
 			wait = max(wait, se.RetryAfter)
 		}
-		if failures >= 2 && time.Since(since)+wait > patience {
+		if wait > patience || failures >= 2 && time.Since(since)+wait > patience {
 			return err
 		}
 		select {

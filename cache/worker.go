@@ -48,12 +48,13 @@ func (f *fill) accept(r *run, part Part) error {
 		f.ignoresRanges(r.src)
 		return errNoRanges
 	case f.begun && !r.known && f.active > 1, f.bad, f.phase != filling:
+		r.src.confirmed, r.src.answered = true, true // it has the blob, though another brings it
+		f.wakeAll()
 		return errTaken
 	}
-	if f.assumed && part.Total >= 0 && part.Total != f.size { // what an earlier fill left is not this blob
-		f.size, f.landed, f.taken = -1, nil, nil
+	if f.assumed && part.Total >= 0 && part.Total != f.size {
+		f.unlearn()
 		r.known, r.span = false, Span{}
-		f.ledger.clear()
 	}
 	if f.size >= 0 && part.Total >= 0 && part.Total != f.size {
 		return fmt.Errorf("%s announces %d bytes for %s, before it was %d", r.from.Key(), part.Total, f.digest, f.size)
@@ -80,7 +81,14 @@ func (f *fill) accept(r *run, part Part) error {
 	r.writes = true
 	f.writers++
 	f.wakeAll()
+	f.wakeOwner() // now that the size is known, others may help
 	return nil
+}
+
+// unlearn forgets what an earlier fill has left: it is not this blob. Called with mu held and no other request in flight.
+func (f *fill) unlearn() {
+	f.size, f.landed, f.taken, f.assumed = -1, nil, nil, false
+	f.ledger.clear()
 }
 
 // learn fixes the size. Called with mu held.
@@ -147,18 +155,32 @@ func (f *fill) land(r *run, body io.Reader) error {
 	return nil
 }
 
-// write puts bytes into the file at the run's position and records them.
+// write puts bytes into the file at the run's position and records them. What has landed before is
+// not written again, for it may have been hashed and handed out.
 func (f *fill) write(r *run, b []byte) error {
-	if _, err := f.file.WriteAt(b, r.pos); err != nil {
-		f.store.diskTrouble("write a fill", err)
-		return errNoRoom
-	}
 	s := Span{r.pos, r.pos + int64(len(b))}
-	r.pos = s.End
 	f.store.count.landed.Add(s.Len())
+	fresh := int64(0)
+	for at := s; ; {
+		f.mu.Lock()
+		gap, ok := f.landed.gap(at)
+		f.mu.Unlock()
+		if !ok {
+			break
+		}
+		if _, err := f.file.WriteAt(b[gap.Off-s.Off:gap.End-s.Off], gap.Off); err != nil {
+			f.store.diskTrouble("write a fill", err)
+			return errNoRoom
+		}
+		fresh += gap.Len()
+		if at.Off = gap.End; at.Off >= at.End {
+			break
+		}
+	}
+	r.pos = s.End
 	f.mu.Lock()
 	f.landed.add(s)
-	r.src.brought(s.Len())
+	r.src.brought(fresh)
 	for _, w := range f.waiters {
 		if w.pos < s.End && w.pos >= s.Off-1 { // who holds a byte back stands one before its end
 			w.signal()

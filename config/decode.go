@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -187,7 +188,11 @@ func text(n ast.Node) (string, bool) {
 // set parses value into v; its error continues a sentence that begins with the value.
 func set(v reflect.Value, value string, tag reflect.StructTag) error {
 	_, secret := v.Interface().(Secret)
-	if !secret && strings.ContainsFunc(value, unicode.IsControl) {
+	switch {
+	case secret:
+	case !utf8.ValidString(value):
+		return errors.New("is not UTF-8 text")
+	case strings.ContainsFunc(value, unicode.IsControl):
 		return errors.New("holds a control character, such as the end of a line")
 	}
 	switch p := v.Addr().Interface().(type) {
