@@ -42,28 +42,29 @@ type fill struct {
 	file   *os.File      // the data, nil if it was here before the fill began
 	info   os.FileInfo   // of the file
 
-	mu      sync.Mutex // guards all below; leaf lock, no I/O under it
-	phase   phase
-	err     error // why it failed
-	size    int64 // confirmed by a source, -1 until then
-	hint    int64 // planned with until size is confirmed
-	landed  spans // in the file
-	taken   spans // landed or claimed by a request in flight
-	sources []*supply
-	readers []*Reader
-	waiters []*waiter
-	ledger  *ledger
-	active  int       // requests in flight
-	writers int       // of these, the ones whose answers are being written
-	assumed bool      // the size is an earlier fill's; no source has confirmed it to this one
-	begun   bool      // an answer has claimed what it brings, whatever it was asked for
-	bad     bool      // what landed is wrong and about to be discarded
-	single  bool      // second attempt: one plain stream
-	rest    bool      // somebody's answer depends on the whole blob
-	rate    int64     // bytes a second that one connection brings
-	first   Span      // what the first reader asked for, before the size is known
-	lonely  time.Time // since when there is no reader
-	asked   time.Time // when the latest request was planned
+	mu        sync.Mutex // guards all below; leaf lock, no I/O under it
+	phase     phase
+	err       error // why it failed
+	size      int64 // confirmed by a source, -1 until then
+	hint      int64 // planned with until size is confirmed
+	landed    spans // in the file
+	taken     spans // landed or claimed by a request in flight
+	sources   []*supply
+	readers   []*Reader
+	waiters   []*waiter
+	ledger    *ledger
+	active    int       // requests in flight
+	writers   int       // of these, the ones whose answers are being written
+	assumed   bool      // the size is an earlier fill's; no source has confirmed it to this one
+	inherited bool      // the file is an earlier process's, whose readers may still have it open
+	begun     bool      // an answer has claimed what it brings, whatever it was asked for
+	bad       bool      // what landed is wrong and about to be discarded
+	single    bool      // second attempt: one plain stream
+	rest      bool      // somebody's answer depends on the whole blob
+	rate      int64     // bytes a second that one connection brings
+	first     Span      // what the first reader asked for, before the size is known
+	lonely    time.Time // since when there is no reader
+	asked     time.Time // when the latest request was planned
 
 	slot     bool         // holds one of the store's background slots; the owner's alone
 	reserved atomic.Int64 // bytes of the quota that the fill holds
@@ -335,6 +336,7 @@ func (f *fill) open() bool {
 			f.landed = left.landed
 		}
 		f.taken, f.assumed = slices.Clone(f.landed), left.size != ledger.size
+		f.inherited = f.assumed
 		f.beginAll()
 		f.wakeAll()
 	}

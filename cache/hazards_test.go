@@ -199,3 +199,43 @@ func TestLongRecord(t *testing.T) {
 	s = reopen(t, s, o)
 	mustPull(t, s, b, &source{key: "a", blob: b}, 0, -1)
 }
+
+// TestRottenInheritance: what an earlier process left damaged is never ended cleanly, nor repaired under
+// the eyes of that process's readers: it goes past the disk once.
+func TestRottenInheritance(t *testing.T) {
+	b := randomBlob(83, 4*mib)
+	o := cache.Options{Dir: t.TempDir(), PieceSize: piece, OnDemand: true}
+	s := open(t, o)
+	mustPull(t, s, b, &source{key: "a", blob: b}, 0, 2*mib)
+	if err := s.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(o.Dir, "fills", "sha256-"+b.digest.Hex, "data")
+	f, err := os.OpenFile(data, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{b.data[1000] ^ 1}, 1000); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, cache.Options{Dir: o.Dir, PieceSize: piece})
+	if got, err := pull(s, b, &source{key: "a", blob: b}, 0, -1); err == nil && !got.whole() {
+		t.Error("a wrong body was ended cleanly")
+	}
+	mustPull(t, s, b, &source{key: "a", blob: b}, 0, -1)
+	was := make([]byte, 1)
+	if _, err := f.ReadAt(was, 1000); err != nil || was[0] != b.data[1000]^1 {
+		t.Errorf("the file that an earlier reader has open has changed under it: %v, %v", was, err)
+	}
+}
+
+// TestStreamBeyondTheLargest: a stream that does not say its size is held to the bounds too.
+func TestStreamBeyondTheLargest(t *testing.T) {
+	b := randomBlob(84, 4*mib)
+	s := open(t, cache.Options{PieceSize: piece, MaxBlobSize: 2 * mib})
+	mustPull(t, s, b, &source{key: "a", blob: b, noRanges: true, noSize: true}, 0, -1)
+	if _, state := s.State(b.digest); state == cache.Here {
+		t.Error("it is kept")
+	}
+}

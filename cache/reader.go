@@ -293,6 +293,8 @@ func (r *Reader) opened(ctx context.Context, grace <-chan time.Time) error {
 			err = f.errFor(r.own)
 		case r.own.dead != nil && !r.own.confirmed:
 			err = r.own.dead
+		case known && !r.own.confirmed && r.own.active == 0 && len(f.sources) > 1:
+			err = ErrUnconfirmed // its source has failed so far, and others bring the bytes
 		}
 		last := r.own.last
 		if ok && err == nil {
@@ -327,7 +329,8 @@ func (r *Reader) openFile() error {
 			continue
 		}
 		if err != nil {
-			return err
+			r.store.diskTrouble("open a fill", err)
+			return errNoRoom
 		}
 		info, err := f.Stat()
 		if err == nil && (r.fill.info == nil || os.SameFile(info, r.fill.info)) {

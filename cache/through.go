@@ -75,9 +75,11 @@ func (r *Reader) through(w io.Writer, off, pos, stop int64) (int64, error) {
 	}
 	if !matches(h, r.digest) {
 		r.store.count.mismatches.Add(1)
-		r.store.mu.Lock()
-		r.store.markBad(r.digest, []string{r.src.Key()})
-		r.store.mu.Unlock()
+		if pos == 0 { // else it may be what was in the file
+			r.store.mu.Lock()
+			r.store.markBad(r.digest, []string{r.src.Key()})
+			r.store.mu.Unlock()
+		}
 		return p.sent, ErrDamaged
 	}
 	return p.sent, p.flush()

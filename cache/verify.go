@@ -50,6 +50,10 @@ func (f *fill) mismatch(attempt int) {
 	for _, s := range f.sources {
 		s.suspect, s.part = s.part, false
 	}
+	if f.inherited { // others' readers hold it against what they have sent: it is not to be made right under them
+		f.settle(failed, errNoRoom)
+		return
+	}
 	if attempt > 1 {
 		f.settle(failed, ErrDamaged)
 		return

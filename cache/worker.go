@@ -136,6 +136,9 @@ func (f *fill) land(r *run, body io.Reader) error {
 		}
 		n, err := body.Read(b)
 		if n > 0 {
+			if !r.known && r.pos+int64(n) > f.store.largest() {
+				return errNoRoom
+			}
 			if room < int64(n) {
 				grant := max(int64(n), min(f.store.opt.PieceSize, r.span.End-r.pos))
 				if err := f.store.reserve(f, grant); err != nil {
