@@ -318,7 +318,9 @@ func (f *fill) open() bool {
 	}
 	file, ledger, err := f.store.files.openFill(f.digest)
 	if err == nil {
-		f.info, err = file.Stat()
+		if f.info, err = file.Stat(); err != nil {
+			err = errors.Join(err, file.Close(), ledger.file.Close())
+		}
 	}
 	if err != nil {
 		f.store.diskTrouble("start a fill", err)

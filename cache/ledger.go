@@ -18,7 +18,7 @@ const grain = 256 << 10
 // what had reached the disk. Both hold a header and a bitmap of grains. A record is a
 // hint: the digest of the whole decides what is kept.
 //
-// Its fields are guarded by the fill's mu; save and sync do I/O and are called without it.
+// Its fields are guarded by the fill's mu; save and writeSynced do I/O and are called without it.
 type ledger struct {
 	dir  string
 	boot [16]byte // identity of this boot, zero if unknown

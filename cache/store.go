@@ -24,8 +24,6 @@ var (
 	ErrUnconfirmed = errors.New("cache: the digest is known, but not confirmed for this source")
 	// ErrDamaged: every source sent bytes that do not match the digest.
 	ErrDamaged = errors.New("cache: content does not match its digest")
-	// ErrRange: the first byte asked for lies beyond the end of the blob.
-	ErrRange = errors.New("cache: range beyond the end of the blob")
 	// ErrClosed: the store is shutting down.
 	ErrClosed = errors.New("cache: closed")
 )

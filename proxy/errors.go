@@ -70,8 +70,6 @@ func answerFor(rt Route, err error) *apiError {
 		api = answer(http.StatusServiceUnavailable, codeUnavailable,
 			fmt.Sprintf("upstream %s sent content that does not match its digest, more than once; it is asked again in a minute", rt.Upstream))
 		api.retryAfter = time.Minute
-	case errors.Is(err, cache.ErrRange):
-		api = answer(http.StatusRequestedRangeNotSatisfiable, codeRange, "the range begins beyond the end of the blob")
 	default:
 		api = upstreamAnswer(rt, err)
 	}
